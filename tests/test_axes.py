@@ -1,0 +1,136 @@
+"""Axes: taken from the metadata, chosen by the user, never guessed."""
+
+import numpy as np
+import pytest
+import tifffile
+
+from wnet_nb.io import VolumeError, read_volume
+
+
+def counting(shape):
+    return np.arange(1, 1 + np.prod(shape), dtype="uint16").reshape(shape)
+
+
+def write(path, shape, axes, **options):
+    """Write a counted hyperstack; with OME every order of the axes is possible."""
+    stack = counting(shape)
+    tifffile.imwrite(path, stack, metadata={"axes": axes}, **(options or {"ome": True}))
+    return stack
+
+
+def test_several_channels_ask_for_a_choice_and_say_how_many(tmp_path):
+    write(tmp_path / "a.tif", (7, 3, 5, 6), "ZCYX", imagej=True)
+    with pytest.raises(VolumeError) as caught:
+        read_volume(tmp_path / "a.tif")
+    assert str(caught.value) == (
+        "'a.tif' has 3 channels; choose one with channel=0..2 (command line: --set channel=0)"
+    )
+
+
+def test_several_time_points_ask_for_a_choice_and_say_how_many(tmp_path):
+    write(tmp_path / "a.tif", (2, 7, 5, 6), "TZYX", imagej=True)
+    with pytest.raises(VolumeError) as caught:
+        read_volume(tmp_path / "a.tif")
+    assert str(caught.value) == (
+        "'a.tif' has 2 time points; choose one with time=0..1 (command line: --set time=0)"
+    )
+
+
+@pytest.mark.parametrize("choice", [-1, 3, "0", 1.0])
+def test_a_channel_that_is_not_there_is_refused(tmp_path, choice):
+    write(tmp_path / "a.tif", (7, 3, 5, 6), "ZCYX", imagej=True)
+    with pytest.raises(VolumeError, match=r"does not exist in 'a.tif', which has 3 channels"):
+        read_volume(tmp_path / "a.tif", channel=choice)
+
+
+def test_a_choice_in_a_file_with_nothing_to_choose_may_only_be_the_first(tmp_path):
+    stack = write(tmp_path / "a.tif", (7, 5, 6), "ZYX", imagej=True)
+    np.testing.assert_array_equal(read_volume(tmp_path / "a.tif", channel=0, time=0).array, stack)
+    with pytest.raises(VolumeError, match=r"time 1 does not exist.*leave time unset"):
+        read_volume(tmp_path / "a.tif", time=1)
+
+
+@pytest.mark.parametrize("axes", ["TZCYX", "TCZYX", "CTZYX", "ZCTYX", "CZTYX", "ZTCYX"])
+def test_the_order_of_the_axes_comes_from_the_file(tmp_path, axes):
+    sizes = {"T": 2, "Z": 4, "C": 3, "Y": 5, "X": 6}
+    stack = write(tmp_path / "a.tif", [sizes[axis] for axis in axes], axes)
+    expected = np.moveaxis(stack, [axes.index(axis) for axis in "TCZ"], [0, 1, 2])[1, 2]
+    np.testing.assert_array_equal(
+        read_volume(tmp_path / "a.tif", time=1, channel=2).array, expected
+    )
+
+
+def test_a_file_that_states_x_first_is_turned(tmp_path):
+    stack = counting((7, 5, 6))
+    tifffile.imwrite(tmp_path / "a.tif", stack, metadata={"axes": "XYZ"})
+    np.testing.assert_array_equal(read_volume(tmp_path / "a.tif").array, stack.transpose(2, 1, 0))
+
+
+@pytest.mark.parametrize(("axes", "stated"), [("TYX", "7 time points"), ("CYX", "7 channels")])
+def test_images_without_z_are_not_taken_for_slices(tmp_path, axes, stated):
+    write(tmp_path / "a.tif", (7, 5, 6), axes, imagej=True)
+    with pytest.raises(VolumeError, match=rf"'a.tif' has {stated} but no z.*Image > Properties"):
+        read_volume(tmp_path / "a.tif", time=0)
+
+
+@pytest.mark.parametrize("shape", [(5, 6), (1, 5, 6)])
+def test_a_2d_image_is_refused_and_points_to_slices(tmp_path, shape):
+    tifffile.imwrite(tmp_path / "a.tif", counting(shape))
+    with pytest.raises(VolumeError, match=r"'a.tif' is one 2D image \(5×6\).*read_slices"):
+        read_volume(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize(
+    ("shape", "planar"),
+    [((5, 6, 3), "contig"), ((7, 5, 6, 3), "contig"), ((4, 3, 5, 6), "separate")],
+)
+def test_a_colour_image_is_refused_and_points_to_splitting(tmp_path, shape, planar):
+    stack = counting(shape).astype("uint8")
+    tifffile.imwrite(tmp_path / "a.tif", stack, photometric="rgb", planarconfig=planar)
+    with pytest.raises(VolumeError, match=r"colour \(RGB\) image with 3 .*Split Channels"):
+        read_volume(tmp_path / "a.tif")
+
+
+def test_a_colour_stack_of_imagej_is_refused_as_colour(tmp_path):
+    stack = counting((7, 5, 6, 3)).astype("uint8")
+    tifffile.imwrite(tmp_path / "a.tif", stack, imagej=True, metadata={"axes": "ZYXS"})
+    with pytest.raises(VolumeError, match="colour"):
+        read_volume(tmp_path / "a.tif")
+
+
+def test_complex_values_are_refused(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", np.ones((7, 5, 6), "complex64"))
+    with pytest.raises(VolumeError, match=r"'a.tif' holds complex64 values"):
+        read_volume(tmp_path / "a.tif")
+
+
+def test_two_unnamed_axes_are_refused(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", counting((2, 7, 5, 6)))
+    with pytest.raises(VolumeError, match="axes without a known meaning"):
+        read_volume(tmp_path / "a.tif")
+
+
+def test_several_volumes_in_one_file_are_refused(tmp_path):
+    with tifffile.TiffWriter(tmp_path / "a.tif", ome=True) as writer:
+        for _ in range(2):
+            writer.write(counting((7, 5, 6)), metadata={"axes": "ZYX"})
+    with pytest.raises(VolumeError, match=r"holds 2 separate images \(7×5×6, 7×5×6\)"):
+        read_volume(tmp_path / "a.tif")
+
+
+def test_pages_of_two_sizes_are_refused(tmp_path):
+    with tifffile.TiffWriter(tmp_path / "a.tif") as writer:
+        for shape in ((5, 6), (5, 7), (5, 6), (5, 7)):
+            writer.write(counting(shape), metadata=None)
+    with pytest.raises(VolumeError, match="holds 2 separate images"):
+        read_volume(tmp_path / "a.tif")
+
+
+def test_a_volume_beside_a_thumbnail_is_read(tmp_path):
+    stack = counting((7, 5, 6))
+    with tifffile.TiffWriter(tmp_path / "a.tif", ome=True) as writer:
+        writer.write(counting((3, 3)), metadata={"axes": "YX", "PhysicalSizeX": 9})
+        writer.write(stack, metadata={"axes": "ZYX", "PhysicalSizeX": 0.5})
+    volume = read_volume(tmp_path / "a.tif")
+    np.testing.assert_array_equal(volume.array, stack)
+    assert volume.voxel_size_um[2] == 0.5

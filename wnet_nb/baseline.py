@@ -1,0 +1,118 @@
+"""The classical way to cells, always shown beside the network: Otsu's threshold and Voronoi-Otsu.
+
+Both take their smoothing from the one cell radius, so the comparison with the network is fair.
+"""
+
+import numpy as np
+from scipy import ndimage
+from skimage.filters import threshold_otsu
+from skimage.segmentation import watershed
+
+# Fractions of the cell radius; chosen by measurement, see tests/benchmarks/cell_size.md.
+SPOT_SIGMA = 0.45
+OUTLINE_SIGMA = 0.15
+
+
+def otsu_foreground(
+    image: np.ndarray,
+    *,
+    voxel_size_um: tuple[float, float, float],
+    cell_radius_um: float,
+) -> np.ndarray:
+    """Separate bright cells from the background by Otsu's threshold after light smoothing.
+
+    Parameters
+    ----------
+    image : ndarray of any real dtype, shape (z, y, x)
+        Bright cells on a darker background.
+    voxel_size_um : tuple of float
+        Voxel size (z, y, x) in µm.
+    cell_radius_um : float
+        Typical cell radius in µm; the Gaussian has `OUTLINE_SIGMA` times this standard deviation.
+
+    Returns
+    -------
+    ndarray of bool, shape (z, y, x)
+        True above the threshold; all False for a constant image.
+
+    Raises
+    ------
+    ValueError
+        If the image is not 3D or not finite, or a length is not positive.
+
+    Notes
+    -----
+    Otsu 1979, doi:10.1109/TSMC.1979.4310076.
+    """
+    sigma = _sigma_voxels(image, voxel_size_um, cell_radius_um, OUTLINE_SIGMA)
+    smooth = ndimage.gaussian_filter(image.astype(np.float32), sigma)
+    # The slack swallows float rounding, which would split a constant image.
+    if float(np.ptp(smooth)) <= 1e-5 * float(np.abs(smooth).max()):
+        return np.zeros(image.shape, dtype=bool)
+    return smooth > threshold_otsu(smooth)
+
+
+def voronoi_otsu(
+    image: np.ndarray,
+    *,
+    voxel_size_um: tuple[float, float, float],
+    cell_radius_um: float,
+) -> np.ndarray:
+    """Label cells: Otsu's foreground divided among the local maxima of the smoothed image.
+
+    The method of clesperanto's ``voronoi_otsu_labeling`` (Haase et al. 2020,
+    doi:10.1038/s41592-019-0650-1): maxima of the image smoothed with the spot sigma that lie in the
+    foreground are seeds, and each foreground voxel goes to the seed nearest to it inside the
+    foreground. Here all lengths are in µm, and both sigmas follow from the cell radius.
+
+    Parameters
+    ----------
+    image : ndarray of any real dtype, shape (z, y, x)
+        Bright cells on a darker background.
+    voxel_size_um : tuple of float
+        Voxel size (z, y, x) in µm.
+    cell_radius_um : float
+        Typical cell radius in µm; the spot sigma is `SPOT_SIGMA` times this.
+
+    Returns
+    -------
+    ndarray of int32, shape (z, y, x)
+        0 is background, 1 to n the cells; all 0 for a constant image.
+
+    Raises
+    ------
+    ValueError
+        If the image is not 3D or not finite, or a length is not positive.
+    """
+    mask = otsu_foreground(image, voxel_size_um=voxel_size_um, cell_radius_um=cell_radius_um)
+    sigma = _sigma_voxels(image, voxel_size_um, cell_radius_um, SPOT_SIGMA)
+    spots = ndimage.gaussian_filter(image.astype(np.float32), sigma)
+    peaks = (spots == ndimage.maximum_filter(spots, size=3)) & mask
+    # A plateau of equal voxels is one maximum.
+    seeds, _ = ndimage.label(peaks, structure=np.ones((3, 3, 3)))
+    return _divide(mask, seeds, voxel_size_um)
+
+
+def _divide(mask, seeds, voxel_size_um) -> np.ndarray:
+    """Give each voxel of `mask` to its nearest seed in µm; pieces without a seed are dropped.
+
+    The watershed keeps each cell connected to its seed, as the flooding in clesperanto does.
+    """
+    if not seeds.any():
+        return np.zeros(mask.shape, dtype=np.int32)
+    distance = ndimage.distance_transform_edt(seeds == 0, sampling=voxel_size_um)
+    return watershed(distance, seeds, mask=mask).astype(np.int32)
+
+
+def _sigma_voxels(image, voxel_size_um, cell_radius_um, fraction) -> np.ndarray:
+    """Return a Gaussian's sigma in voxels (3,), or raise ValueError for unusable arguments."""
+    spacing = np.asarray(voxel_size_um, dtype=np.float64)
+    if image.ndim != 3:
+        raise ValueError(f"image of shape {image.shape} is not a volume (z, y, x)")
+    if not np.all(np.isfinite(image)):
+        raise ValueError("the image has values that are not finite; replace them first")
+    if spacing.shape != (3,) or not np.all(np.isfinite(spacing)) or np.any(spacing <= 0):
+        raise ValueError(f"voxel_size_um {voxel_size_um} is not three positive lengths (z, y, x)")
+    if not (np.isfinite(cell_radius_um) and cell_radius_um > 0):
+        raise ValueError(f"cell_radius_um {cell_radius_um} is not a positive length")
+    return fraction * cell_radius_um / spacing

@@ -1,0 +1,233 @@
+"""A model with its settings and history on disk, and CellSeg3D's own weights.
+
+A run folder holds full states (to go on training) and ``weights.safetensors`` (to segment).
+Files appear under their names only when they are whole.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from wnet_nb import config
+from wnet_nb.config import Settings
+from wnet_nb.model import WNet3D
+
+WEIGHTS = "weights.safetensors"
+STATES = "checkpoints"
+FORMAT = "wnet_nb 1"
+STATES_KEPT = 2
+
+
+class CheckpointError(ValueError):
+    """A weights file or run folder cannot be used; the message says which and why."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model in evaluation mode with all that is needed to use it.
+
+    Attributes
+    ----------
+    model : WNet3D
+    settings : Settings
+        As trained; `normalisation` is the one the model expects.
+    history : list of dict
+        One row per epoch, as in ``history.csv``; empty for foreign weights.
+    source : Path
+        The file the weights came from.
+    """
+
+    model: WNet3D
+    settings: Settings
+    history: list[dict[str, Any]] = field(default_factory=list)
+    source: Path = Path()
+
+
+def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
+    """Load a model from a run folder, a ``.safetensors`` file or a published ``.pth`` file.
+
+    Raises
+    ------
+    CheckpointError
+        If nothing usable is there.
+    """
+    path = Path(path)
+    if path.is_dir():
+        if not (path / WEIGHTS).exists():
+            raise CheckpointError(
+                f"'{path}' holds no {WEIGHTS}: it is not a run folder, or its training has not "
+                "saved weights yet"
+            )
+        path = path / WEIGHTS
+    if not path.exists():
+        raise CheckpointError(f"there is no model at '{path}'; check the path")
+    if path.suffix == ".pth":
+        model = load_cellseg3d_weights(path)
+        settings = config.preset(n_classes=model.n_classes, base_channels=model.base_channels)
+        return Checkpoint(model, settings.replace(normalisation="minmax"), source=path)
+    if path.suffix != ".safetensors":
+        raise CheckpointError(f"'{path}' is neither a run folder nor a .safetensors or .pth file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"'{path}' is damaged or not a weights file: {error}") from None
+    if metadata.get("format") != FORMAT:
+        raise CheckpointError(f"'{path}' was not written by wnet_nb: it lacks the settings")
+    settings = config.from_mapping(json.loads(metadata["settings"]))
+    model = build_model(settings)
+    load_tensors(model, tensors, path)
+    return Checkpoint(model.eval(), settings, json.loads(metadata["history"]), path)
+
+
+def build_model(settings: Settings) -> WNet3D:
+    """Return an untrained network as the settings describe it."""
+    return WNet3D(
+        settings.n_classes, base_channels=settings.base_channels, dropout=settings.dropout
+    )
+
+
+def save_weights(
+    path: Path, model: WNet3D, settings: Settings, history: list[dict[str, Any]]
+) -> None:
+    """Write a model with its settings and history as one ``.safetensors`` file."""
+    metadata = {
+        "format": FORMAT,
+        "settings": json.dumps(settings.as_dict()),
+        "history": json.dumps(history),
+    }
+    tensors = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
+    write_whole(path, lambda temporary: save_file(tensors, temporary, metadata))
+
+
+def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+    """Call ``write(temporary)`` and move the result to `path` once it is whole and on disk."""
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        write(temporary)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def save_state(run: Path, state: dict[str, Any], *, best: bool) -> None:
+    """Write a full training state; the last two and the best one are kept.
+
+    Parameters
+    ----------
+    run : Path
+        Run folder.
+    state : dict
+        Tensors, numbers, strings, and dicts and lists of these; ``step`` names the file.
+    best : bool
+        Whether it is the best so far.
+    """
+    folder = run / STATES
+    folder.mkdir(exist_ok=True)
+    write_whole(folder / f"step-{state['step']:08d}.pt", lambda path: torch.save(state, path))
+    if best:
+        write_whole(folder / "best.pt", lambda path: torch.save(state, path))
+    for old in sorted(folder.glob("step-*.pt"))[:-STATES_KEPT]:
+        old.unlink()
+
+
+def load_newest_state(run: Path) -> dict[str, Any] | None:
+    """Return the newest full state that can be read, or None if there is none."""
+    for path in sorted((run / STATES).glob("step-*.pt"), reverse=True):
+        try:
+            return _read_tensors(path)
+        except CheckpointError:
+            continue
+    return None
+
+
+def _read_tensors(path: Path) -> dict[str, Any]:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(
+            f"'{path}' is damaged or holds more than weights, and was not loaded: {reason[:200]}"
+        ) from None
+
+
+def load_cellseg3d_weights(path: str | os.PathLike[str]) -> WNet3D:
+    """Return the network of a published CellSeg3D ``.pth`` file, in evaluation mode.
+
+    Number of classes and base channels follow from the shapes; every tensor must fit.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is missing, damaged, holds anything but tensors, or does not fit.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise CheckpointError(f"there is no weights file '{path}'; check the path")
+    tensors = _read_tensors(path)
+    first, last = "encoder.in_b.module.0.weight", "encoder.out_b.module.8.weight"
+    if not isinstance(tensors, dict) or first not in tensors or last not in tensors:
+        raise CheckpointError(f"'{path}' does not hold the weights of a WNet3D")
+    channels, classes = tensors[first].shape[0], tensors[last].shape[0]
+    try:
+        model = WNet3D(classes, base_channels=channels)
+    except ValueError as error:
+        raise CheckpointError(f"'{path}' does not fit a WNet3D: {error}") from None
+    load_tensors(model, tensors, path)
+    return model.eval()
+
+
+def save_cellseg3d_weights(path: str | os.PathLike[str], model: WNet3D) -> None:
+    """Write a ``.pth`` file that the CellSeg3D plugin can load.
+
+    Raises
+    ------
+    CheckpointError
+        If `path` exists.
+    """
+    path = Path(path)
+    if path.exists():
+        raise CheckpointError(f"'{path}' exists and is not overwritten; choose another name")
+    tensors = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+    write_whole(path, lambda temporary: torch.save(tensors, temporary))
+
+
+def load_tensors(model: WNet3D, tensors: dict[str, torch.Tensor], path: Path) -> None:
+    """Copy named tensors into `model`; every name and shape must fit and every value be finite."""
+    expected = {name: tuple(t.shape) for name, t in model.state_dict().items()}
+    found = {name: tuple(t.shape) for name, t in tensors.items()}
+    if expected != found:
+        name = next(n for n in {**expected, **found} if expected.get(n) != found.get(n))
+        raise CheckpointError(
+            f"'{path}' does not fit this network: tensor {name} is "
+            f"{found.get(name, 'missing')} where {expected.get(name, 'nothing')} is expected"
+        )
+    broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+    if broken:
+        raise CheckpointError(f"'{path}' is damaged: {broken[0]} holds values that are not finite")
+    model.load_state_dict(tensors)
+
+
+def load_start_weights(model: WNet3D, path: str | os.PathLike[str]) -> None:
+    """Copy the weights at `path` (run folder, ``.safetensors``, ``.pth``) into `model`.
+
+    Raises
+    ------
+    CheckpointError
+        If they cannot be read or belong to a network of another size.
+    """
+    found = load_checkpoint(path)
+    load_tensors(model, dict(found.model.state_dict()), found.source)

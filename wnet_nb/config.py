@@ -1,0 +1,604 @@
+"""Every option of the package, stated once: default, unit, limits, help, and when to change it.
+
+Sliders, the command line, the README table and the errors all read from here. The defaults are
+those of the CellSeg3D guide.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+GROUPS = {
+    "model": "Network",
+    "ncut": "Soft N-cut",
+    "weights": "Weights of the losses",
+    "training": "Training",
+    "data": "Data",
+    "cells": "Cells",
+}
+LIVE = ("ncut_weight", "reconstruction_weight", "intensity_sigma", "spatial_sigma", "radius")
+"""Names of the options that may change while a training runs."""
+
+
+class ConfigError(ValueError):
+    """An option has an unknown name or a value that it cannot take."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """What there is to know about one option, apart from its default and type.
+
+    Attributes
+    ----------
+    group : str
+        Key of `GROUPS`.
+    help : str
+        One line that says what the option is.
+    raise_when, lower_when : str
+        When to raise it and when to lower it (for a choice: when to take the other).
+    unit : str
+        Unit of the number, empty if it has none.
+    minimum, maximum : float
+        Limits, both included.
+    choices : tuple of str
+        Allowed words; empty for numbers.
+    kind : type
+        int, float, bool or str; items of this type where `length` is set.
+    length : int
+        0 for a single value, else the number of items (-1: any number from one up).
+    multiple_of : int
+        If not 0, the value must be a multiple of this.
+    optional : bool
+        Whether None ("not set") is allowed; written `none` on the command line.
+    """
+
+    group: str
+    help: str
+    raise_when: str = ""
+    lower_when: str = ""
+    unit: str = ""
+    minimum: float = -math.inf
+    maximum: float = math.inf
+    choices: tuple[str, ...] = ()
+    kind: type = float
+    length: int = 0
+    multiple_of: int = 0
+    optional: bool = False
+
+
+def _option(default: Any, group: str, help: str, **facts: Any) -> Any:
+    facts.setdefault("kind", type(default))
+    return field(default=default, metadata={"option": Option(group, help, **facts)})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All options of a training and of the segmentation after it.
+
+    Built by keyword, from a preset (`preset`), a mapping or JSON; every value is checked.
+
+    Raises
+    ------
+    ConfigError
+        If a value is out of its limits, or two values do not fit each other.
+
+    Examples
+    --------
+    >>> Settings(radius=3).radius
+    3
+    """
+
+    n_classes: int = _option(
+        2,
+        "model",
+        "Number of classes the network sorts voxels into.",
+        minimum=2,
+        maximum=16,
+        raise_when="cells of clearly different brightness share a class, or halos join the cells",
+        lower_when="two classes show the same thing",
+    )
+    base_channels: int = _option(
+        64,
+        "model",
+        "Channels of the first stage; the deeper ones have 2, 4 and 8 times as many.",
+        minimum=4,
+        maximum=128,
+        multiple_of=4,
+        raise_when="the classes stay blurred and you have a GPU",
+        lower_when="training is too slow or the memory runs out",
+    )
+    dropout: float = _option(
+        0.65,
+        "model",
+        "Share of activations switched off at random in training.",
+        minimum=0.0,
+        maximum=0.95,
+        raise_when="you train for long on few or small volumes",
+        lower_when="the network is small or the training short",
+    )
+    intensity_sigma: float = _option(
+        1.0,
+        "ncut",
+        "How different two brightnesses may be and still count as alike.",
+        unit="of 0-100",
+        minimum=0.01,
+        maximum=10_000.0,
+        raise_when="the image is noisy and cells come out with holes",
+        lower_when="dim surroundings are taken into the cells",
+    )
+    spatial_sigma: float = _option(
+        4.0,
+        "ncut",
+        "How far apart two voxels may be and still belong together.",
+        unit="voxels",
+        minimum=0.1,
+        maximum=100.0,
+        raise_when="cells come out in pieces",
+        lower_when="small or thin cells vanish",
+    )
+    radius: int = _option(
+        2,
+        "ncut",
+        "Distance up to which voxels are compared.",
+        unit="voxels",
+        minimum=1,
+        maximum=30,
+        raise_when="cells are large, more than about 10 voxels across",
+        lower_when="small or thin cells vanish",
+    )
+    affinity: str = _option(
+        "class_mean",
+        "ncut",
+        "class_mean compares a voxel with the mean of its class, as CellSeg3D does; pairwise "
+        "compares voxels with each other, as in the paper.",
+        choices=("class_mean", "pairwise"),
+        raise_when="take pairwise for images of large regions or fidelity to the paper",
+        lower_when="keep class_mean for small objects: the exact cut tends to split a volume of "
+        "nuclei into two halves",
+    )
+    ncut_weight: float = _option(
+        0.5,
+        "weights",
+        "Weight of the soft N-cut in the total loss.",
+        minimum=0.0,
+        maximum=100.0,
+        raise_when="the classes look like a copy of the image, with no clear regions",
+        lower_when="the classes collapse into one",
+    )
+    reconstruction_weight: float = _option(
+        5e-3,
+        "weights",
+        "Weight of the reconstruction in the total loss.",
+        minimum=0.0,
+        maximum=100.0,
+        raise_when="the reconstruction does not resemble the image, or all voxels get one class",
+        lower_when="the classes follow noise or texture",
+    )
+    reconstruction_loss: str = _option(
+        "MSE",
+        "weights",
+        "How image and reconstruction are compared.",
+        choices=("MSE", "BCE"),
+        raise_when="take BCE, with a weight near 0.5, if very bright spots rule the MSE",
+        lower_when="keep MSE otherwise",
+    )
+    epochs: int = _option(
+        50,
+        "training",
+        "How often training goes through its patches.",
+        minimum=1,
+        maximum=100_000,
+        raise_when="the losses still fall at the end",
+        lower_when="the losses have been flat for long",
+    )
+    batch_size: int = _option(
+        4,
+        "training",
+        "Patches per training step.",
+        unit="patches",
+        minimum=1,
+        maximum=256,
+        raise_when="the losses jump about and memory is free",
+        lower_when="memory runs out",
+    )
+    learning_rate: float = _option(
+        2e-5,
+        "training",
+        "Size of a training step.",
+        minimum=1e-8,
+        maximum=1.0,
+        raise_when="the losses fall very slowly; small networks take 1e-3",
+        lower_when="the losses jump, or you start from trained weights (then 10 times lower)",
+    )
+    weight_decay: float = _option(
+        0.01,
+        "training",
+        "Pull of the network's weights towards zero.",
+        minimum=0.0,
+        maximum=1.0,
+        raise_when="training on a single small volume for very long",
+        lower_when="the losses stop falling early",
+    )
+    gradient_clipping: float = _option(
+        0.0,
+        "training",
+        "Largest norm of the gradient; 0 switches it off.",
+        minimum=0.0,
+        maximum=1e6,
+        raise_when="the loss jumps up now and then: try 1",
+        lower_when="training is steady: leave it off",
+    )
+    precision: str = _option(
+        "auto",
+        "training",
+        "Number format of the computation; auto takes the fast safe one for the device.",
+        choices=("auto", "float32", "bfloat16", "float16"),
+        raise_when="take float32 if a loss becomes not-a-number",
+        lower_when="take bfloat16 on a recent processor to halve time and memory",
+    )
+    seed: int = _option(
+        0,
+        "training",
+        "Start of the random numbers: same seed, same result.",
+        minimum=0,
+        maximum=2**31 - 1,
+        raise_when="you want to see how much a result depends on chance",
+        lower_when="you want to repeat an earlier run: set its seed",
+    )
+    validation_interval: int = _option(
+        1,
+        "training",
+        "Epochs from one check against labelled volumes to the next, where there are any.",
+        unit="epochs",
+        minimum=1,
+        maximum=10_000,
+        raise_when="the check takes a large share of the time",
+        lower_when="you want a finer curve",
+    )
+    start_from: str | None = _option(
+        None,
+        "training",
+        "Weights to start from: a run folder, a .safetensors or a CellSeg3D .pth file.",
+        kind=str,
+        optional=True,
+        raise_when="a trained network for similar images exists",
+        lower_when="the images differ much from those it was trained on",
+    )
+    patch_size: int | tuple[int, int, int] = _option(
+        64,
+        "data",
+        "Edge of the cubes cut from the volumes for training, or its z,y,x edges.",
+        unit="voxels",
+        minimum=8,
+        maximum=512,
+        multiple_of=8,
+        length=3,
+        kind=int,
+        raise_when="a patch holds fewer than about five cells",
+        lower_when="memory runs out, or the volumes are thin",
+    )
+    patches_per_volume: int = _option(
+        20,
+        "data",
+        "Patches cut from each volume in one epoch.",
+        unit="patches",
+        minimum=1,
+        maximum=100_000,
+        raise_when="the volumes are large or varied",
+        lower_when="there are many volumes",
+    )
+    augmentation: bool = _option(
+        True,
+        "data",
+        "Flip patches in every axis and turn them by 90 degrees in YX.",
+        raise_when="keep it on",
+        lower_when="the direction of structures matters",
+    )
+    normalisation: str = _option(
+        "percentile",
+        "data",
+        "How brightness is mapped to 0-100: percentile is robust, minmax as published.",
+        choices=("percentile", "minmax"),
+        raise_when="take minmax to use CellSeg3D's published weights",
+        lower_when="keep percentile: single hot pixels do not matter to it",
+    )
+    channel: int | None = _option(
+        None,
+        "data",
+        "Which channel to read, from 0, where a file has several.",
+        kind=int,
+        minimum=0,
+        maximum=1000,
+        optional=True,
+        raise_when="the nuclei are in another channel",
+        lower_when="the file has one channel: leave it unset",
+    )
+    time: int | None = _option(
+        None,
+        "data",
+        "Which time point to read, from 0, where a file has several.",
+        kind=int,
+        minimum=0,
+        maximum=1_000_000,
+        optional=True,
+        raise_when="another time point shows more cells",
+        lower_when="the file has one time point: leave it unset",
+    )
+    voxel_size_um: tuple[float, float, float] | None = _option(
+        None,
+        "data",
+        "Voxel size z,y,x; taken from the file if not set.",
+        unit="µm",
+        kind=float,
+        length=3,
+        minimum=1e-4,
+        maximum=1e4,
+        optional=True,
+        raise_when="the file has no voxel size of its own, or a wrong one",
+        lower_when="the file has the right one: leave it unset",
+    )
+    cell_radius_um: float | None = _option(
+        None,
+        "cells",
+        "Typical radius of a cell; estimated from the image if not set.",
+        unit="µm",
+        kind=float,
+        minimum=0.01,
+        maximum=1000.0,
+        optional=True,
+        raise_when="cells come out in pieces",
+        lower_when="neighbouring cells come out as one",
+    )
+    foreground_classes: tuple[int, ...] | None = _option(
+        None,
+        "cells",
+        "The classes that are cells, from 0; found from the image if not set.",
+        kind=int,
+        length=-1,
+        minimum=0,
+        maximum=15,
+        optional=True,
+        raise_when="the wrong class was taken: name the right one",
+        lower_when="the choice is right: leave it unset",
+    )
+    boundary: float | None = _option(
+        None,
+        "cells",
+        "Where a cell ends between its surroundings (0) and its core (1); found if not set.",
+        kind=float,
+        minimum=0.05,
+        maximum=0.95,
+        optional=True,
+        raise_when="cells come out too fat",
+        lower_when="cells come out too thin",
+    )
+    minimum_size: float = _option(
+        0.1,
+        "cells",
+        "Smallest object kept, as a share of the typical cell's volume.",
+        unit="of a cell",
+        minimum=0.0,
+        maximum=1.0,
+        raise_when="specks are counted as cells",
+        lower_when="small cells are missing",
+    )
+    tile_size: int = _option(
+        96,
+        "cells",
+        "Edge of the blocks in which a volume is segmented.",
+        unit="voxels",
+        minimum=16,
+        maximum=512,
+        multiple_of=8,
+        raise_when="memory is free",
+        lower_when="memory runs out",
+    )
+    flips: bool = _option(
+        False,
+        "cells",
+        "Average over mirrored copies of each block: smoother, four times slower.",
+        raise_when="class maps are rough",
+        lower_when="time matters",
+    )
+
+    def __post_init__(self) -> None:
+        """Check and tidy every value."""
+        for name in OPTIONS:
+            object.__setattr__(self, name, check_value(name, getattr(self, name)))
+        patch = min(self.patch_shape)
+        if self.radius >= patch // 2:
+            raise ConfigError(
+                f"radius={self.radius} does not fit patch_size={self.patch_size}; choose a radius "
+                f"of at most {patch // 2 - 1} or larger patches"
+            )
+        if self.ncut_weight == 0 and self.reconstruction_weight == 0:
+            raise ConfigError(
+                "ncut_weight=0 and reconstruction_weight=0 leave nothing to learn; raise one"
+            )
+
+    @property
+    def patch_shape(self) -> tuple[int, int, int]:
+        """Patch edges (z, y, x) in voxels."""
+        size = self.patch_size
+        return size if isinstance(size, tuple) else (size, size, size)
+
+    def replace(self, **changes: Any) -> Settings:
+        """Return a copy with some options changed; unknown names are refused."""
+        return from_mapping(changes, base=self)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return all options as plain JSON values."""
+        values = dataclasses.asdict(self)
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
+
+OPTIONS: dict[str, Option] = {f.name: f.metadata["option"] for f in fields(Settings)}
+DEFAULTS: dict[str, Any] = {f.name: f.default for f in fields(Settings)}
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "published": {},
+    "quick": {
+        "base_channels": 16,
+        "dropout": 0.1,
+        "intensity_sigma": 10.0,
+        "epochs": 15,
+        "batch_size": 2,
+        "learning_rate": 1e-3,
+        "patch_size": 48,
+        "patches_per_volume": 20,
+    },
+}
+"""Named sets of options; `quick` was found by experiment (tests/benchmarks/quick_preset.md)."""
+
+
+def check_value(name: str, value: Any) -> Any:
+    """Return `value` in the type of option `name`.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such option or it cannot take the value; says name, value and limits.
+    """
+    if name not in OPTIONS:
+        raise ConfigError(f"there is no option '{name}'; there are: {', '.join(OPTIONS)}")
+    option = OPTIONS[name]
+    if value is None:
+        if option.optional:
+            return None
+        raise ConfigError(f"{name} needs a value")
+    if option.length and isinstance(value, list | tuple):
+        if option.length > 0 and len(value) != option.length:
+            raise ConfigError(f"{name}={value!r} must have {option.length} values: z,y,x")
+        if not value:
+            raise ConfigError(f"{name} needs at least one value")
+        return tuple(_check_item(name, option, item) for item in value)
+    if option.length == -1:
+        return (_check_item(name, option, value),)
+    if option.length and not _takes_single(name):
+        raise ConfigError(f"{name}={value!r} must have {option.length} values: z,y,x")
+    return _check_item(name, option, value)
+
+
+def _takes_single(name: str) -> bool:
+    return isinstance(DEFAULTS[name], int)
+
+
+def _check_item(name: str, option: Option, value: Any) -> Any:
+    if option.kind is bool:
+        if not isinstance(value, bool):
+            raise ConfigError(f"{name}={value!r} must be true or false")
+        return value
+    if option.kind is str:
+        if not isinstance(value, str) or (option.choices and value not in option.choices):
+            raise ConfigError(f"{name}={value!r} must be one of: {', '.join(option.choices)}")
+        return value
+    if isinstance(value, bool | str) or not _is_number(value):
+        raise ConfigError(f"{name}={value!r} must be a number")
+    number = option.kind(value)
+    if number != value:
+        raise ConfigError(f"{name}={value!r} must be a whole number")
+    if not option.minimum <= number <= option.maximum:
+        unit = f" {option.unit}" if option.unit else ""
+        raise ConfigError(
+            f"{name}={value!r} must lie between {option.minimum:g} and {option.maximum:g}{unit}"
+        )
+    if option.multiple_of and number % option.multiple_of:
+        raise ConfigError(f"{name}={value!r} must be a multiple of {option.multiple_of}")
+    return number
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        return math.isfinite(float(value))
+    except (TypeError, ValueError):
+        return False
+
+
+def from_mapping(changes: Mapping[str, Any], *, base: Settings | None = None) -> Settings:
+    """Return settings with `changes` applied to `base` (the defaults if None)."""
+    for name in changes:
+        check_value(name, changes[name])
+    current = {} if base is None else {f.name: getattr(base, f.name) for f in fields(Settings)}
+    return Settings(**{**current, **changes})
+
+
+def preset(name: str = "published", **changes: Any) -> Settings:
+    """Return the settings of a preset, with `changes` applied.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such preset or option.
+    """
+    if name not in PRESETS:
+        raise ConfigError(f"there is no preset '{name}'; there are: {', '.join(PRESETS)}")
+    return from_mapping({**PRESETS[name], **changes})
+
+
+def parse_assignments(assignments: list[str]) -> dict[str, Any]:
+    """Turn command-line words such as ``radius=3`` into a mapping of checked values.
+
+    Examples
+    --------
+    >>> parse_assignments(["radius=3", "voxel_size_um=4,1,1", "channel=none"])
+    {'radius': 3, 'voxel_size_um': (4.0, 1.0, 1.0), 'channel': None}
+    """
+    changes = {}
+    for assignment in assignments:
+        name, equals, text = assignment.partition("=")
+        if not equals:
+            raise ConfigError(f"'{assignment}' is not of the form option=value")
+        changes[name] = parse_value(name, text)
+    return changes
+
+
+def parse_value(name: str, text: str) -> Any:
+    """Return the checked value of option `name` written as `text`."""
+    option = OPTIONS.get(name)
+    text = text.strip()
+    if option is None or (option.optional and text.lower() in ("none", "")):
+        return check_value(name, None)
+    if option.kind is bool:
+        words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+        return check_value(name, words.get(text.lower(), text))
+    if option.kind is str:
+        return check_value(name, text)
+    items = [_to_number(item) for item in text.split(",")]
+    return check_value(name, items[0] if len(items) == 1 else items)
+
+
+def _to_number(text: str) -> Any:
+    try:
+        number = float(text)
+    except ValueError:
+        return text
+    return int(number) if number.is_integer() else number
+
+
+def load_settings(path: str | os.PathLike[str]) -> Settings:
+    """Read settings from a JSON file: a plain mapping, or a run's ``settings.json``.
+
+    Raises
+    ------
+    ConfigError
+        If the file is missing, is not JSON, or holds an unknown option or a bad value.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"there is no settings file '{path}'; check the path") from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"'{path}' is not a readable settings file: {error}") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"'{path}' is not a settings file: it holds no options")
+    try:
+        return from_mapping(content.get("options", content))
+    except ConfigError as error:
+        raise ConfigError(f"'{path}': {error}") from None

@@ -1,0 +1,224 @@
+"""From volumes to training patches: the one normalisation, crops, and augmentation.
+
+Training and inference both map brightness to 0-100 through `Normalisation`, and nothing else does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from wnet_nb.config import Settings
+from wnet_nb.model import DEPTH_FACTOR
+
+PERCENTILES = (0.5, 99.9)
+SAMPLE_VOXELS = 4_000_000  # enough for percentiles to a tenth of a grey level
+CANDIDATES = 4  # crops drawn for each patch that is kept
+EMPTY_SHARE, FULL_SHARE = 0.001, 0.6
+POOR_CROP_WEIGHT = 0.05
+
+
+class DataError(ValueError):
+    """A volume cannot be used; the message says which, why, and what to do."""
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """Linear map of brightness from `low`-`high` to 0-100, clipped.
+
+    Attributes
+    ----------
+    method : str
+        ``percentile`` or ``minmax``.
+    low, high : float
+        Brightness that becomes 0 and 100, in the units of the image.
+    """
+
+    method: str
+    low: float
+    high: float
+
+    def apply(self, array: np.ndarray) -> np.ndarray:
+        """Return `array` (any shape, real dtype) as float32 in 0-100; all 0 if low = high."""
+        if self.high <= self.low:
+            return np.zeros(array.shape, np.float32)
+        scale = 100.0 / (self.high - self.low)
+        values = (np.asarray(array).astype(np.float64) - self.low) * scale
+        return np.clip(values, 0, 100, out=values).astype(np.float32)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return asdict(self)
+
+
+def fit_normalisation(
+    array: np.ndarray, method: str = "percentile", *, name: str = "volume"
+) -> Normalisation:
+    """Find the brightness range of a volume.
+
+    Parameters
+    ----------
+    array : ndarray
+        (Z, Y, X), any real dtype; may be a memory map.
+    method : str
+        ``percentile`` (0.5 to 99.9 %, so hot pixels do not matter) or ``minmax`` (as published).
+    name : str
+        What to call the volume in an error.
+
+    Returns
+    -------
+    Normalisation
+        Where percentiles coincide (sparse bright spots), minimum and maximum are taken; a
+        constant volume has low = high and is mapped to 0.
+
+    Raises
+    ------
+    DataError
+        If the volume is empty or holds NaN or infinite values.
+    """
+    if array.size == 0:
+        raise DataError(f"'{name}' is empty: its shape is {array.shape}")
+    low, high = np.inf, -np.inf
+    for plane in array:  # plane by plane: a memory map never comes into memory whole
+        lowest, highest = float(plane.min()), float(plane.max())
+        if not (np.isfinite(lowest) and np.isfinite(highest)):
+            raise DataError(
+                f"'{name}' holds values that are not finite (NaN or infinite); replace them, in "
+                "Fiji with Process > Math > NaN Background"
+            )
+        low, high = min(low, lowest), max(high, highest)
+    if method == "percentile":
+        step = max(1, round((array.size / SAMPLE_VOXELS) ** (1 / 3)))
+        robust = np.percentile(array[::step, ::step, ::step], PERCENTILES)
+        if robust[1] > robust[0]:
+            low, high = float(robust[0]), float(robust[1])
+    elif method != "minmax":
+        raise DataError(f"normalisation='{method}' must be percentile or minmax")
+    return Normalisation(method, low, high)
+
+
+def normalise(array: np.ndarray, method: str = "percentile") -> np.ndarray:
+    """Return a volume as float32 in 0-100 (see `fit_normalisation`)."""
+    return fit_normalisation(array, method).apply(array)
+
+
+def pad_to(array: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """Return `array` (Z, Y, X) enlarged to at least `shape` by reflection at its far ends."""
+    missing = [max(0, want - have) for want, have in zip(shape, array.shape, strict=True)]
+    if not any(missing):
+        return array
+    return np.pad(array, [(0, n) for n in missing], mode="symmetric")
+
+
+def fit_patch_shape(
+    patch_shape: Sequence[int], shapes: Sequence[Sequence[int]]
+) -> tuple[int, int, int]:
+    """Return the patch edges, cut down where no volume is that large.
+
+    Parameters
+    ----------
+    patch_shape : sequence of int
+        Wanted edges (z, y, x) in voxels, multiples of 8.
+    shapes : sequence of shapes
+        (Z, Y, X) of every volume.
+
+    Returns
+    -------
+    tuple of int
+        Multiples of 8; each at most the largest volume's edge, rounded up to a multiple of 8.
+    """
+    largest = np.max(shapes, axis=0)
+    rounded = -(-largest // DEPTH_FACTOR) * DEPTH_FACTOR
+    z, y, x = (int(min(want, have)) for want, have in zip(patch_shape, rounded, strict=True))
+    return z, y, x
+
+
+class PatchSampler:
+    """Draws normalised training patches from volumes.
+
+    For each patch, four crops are drawn evenly over the volume and one of them is kept, with odds
+    in proportion to its weight: 1 for an ordinary crop, 0.05 for a crop without content, which is
+    one where the bright share (voxels above the volume's Otsu threshold) is below 0.1 % (empty)
+    or above 60 % (a large bright region). So a volume without any content still gives patches.
+
+    Parameters
+    ----------
+    arrays : sequence of ndarray
+        Volumes (Z, Y, X), any real dtype; memory maps are read crop by crop.
+    normalisations : sequence of Normalisation
+        One per volume.
+    settings : Settings
+        `patch_size`, `augmentation`.
+    """
+
+    def __init__(
+        self,
+        arrays: Sequence[np.ndarray],
+        normalisations: Sequence[Normalisation],
+        settings: Settings,
+    ) -> None:
+        self.shape = fit_patch_shape(settings.patch_shape, [a.shape for a in arrays])
+        self.arrays = [pad_to(a, self.shape) for a in arrays]
+        self.normalisations = list(normalisations)
+        self.augmentation = settings.augmentation
+        self.thresholds = [
+            bright_threshold(a, n) for a, n in zip(self.arrays, normalisations, strict=True)
+        ]
+
+    def draw(self, volume: int, random: np.random.Generator) -> np.ndarray:
+        """Return one patch (Z, Y, X), float32 in 0-100, of volume number `volume`."""
+        crops = [self._crop(volume, random) for _ in range(CANDIDATES)]
+        weights = np.array([self.weight(crop, volume) for crop in crops])
+        patch = crops[random.choice(CANDIDATES, p=weights / weights.sum())]
+        return augment(patch, random) if self.augmentation else patch
+
+    def weight(self, crop: np.ndarray, volume: int) -> float:
+        """Return how willingly a normalised crop is taken: 1, or 0.05 without content."""
+        share = float((crop > self.thresholds[volume]).mean())
+        return 1.0 if EMPTY_SHARE <= share <= FULL_SHARE else POOR_CROP_WEIGHT
+
+    def richest(self, random: np.random.Generator, tries: int = 16) -> np.ndarray:
+        """Return, of `tries` crops of the first volume, the one that varies most."""
+        return max((self._crop(0, random) for _ in range(tries)), key=lambda crop: crop.std())
+
+    def epoch(self, per_volume: int, batch_size: int, random: np.random.Generator) -> list[list]:
+        """Return the volume numbers of one epoch's batches, in random order."""
+        order = np.repeat(np.arange(len(self.arrays)), per_volume)
+        random.shuffle(order)
+        return [order[i : i + batch_size].tolist() for i in range(0, len(order), batch_size)]
+
+    def _crop(self, volume: int, random: np.random.Generator) -> np.ndarray:
+        array = self.arrays[volume]
+        corner = [
+            int(random.integers(have - want + 1))
+            for have, want in zip(array.shape, self.shape, strict=True)
+        ]
+        place = tuple(slice(c, c + edge) for c, edge in zip(corner, self.shape, strict=True))
+        return self.normalisations[volume].apply(array[place])
+
+
+def bright_threshold(array: np.ndarray, normalisation: Normalisation) -> float:
+    """Return Otsu's threshold of the normalised volume, from a sample of its voxels."""
+    from skimage.filters import threshold_otsu  # slow to import, and only needed here
+
+    step = max(1, round((array.size / 1_000_000) ** (1 / 3)))
+    sample = normalisation.apply(array[::step, ::step, ::step])
+    return float(threshold_otsu(sample)) if np.ptp(sample) > 0 else 0.0
+
+
+def augment(patch: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Return a patch (Z, Y, X) flipped at random in every axis and turned by 90 degrees in YX.
+
+    The axes Z and X are never exchanged (the resolution in Z differs); a patch that is not
+    square in YX is only turned by 180 degrees.
+    """
+    for axis in range(3):
+        if random.integers(2):
+            patch = np.flip(patch, axis)
+    turns = int(random.integers(4))
+    if patch.shape[1] != patch.shape[2]:
+        turns -= turns % 2
+    return np.ascontiguousarray(np.rot90(patch, turns, axes=(1, 2)))

@@ -1,0 +1,148 @@
+"""A volume of any size to class probabilities, in overlapping tiles blended smoothly."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from wnet_nb.data import Normalisation, fit_normalisation
+from wnet_nb.model import DEPTH_FACTOR
+
+TILE_SIZE = 96
+OVERLAP = 32  # voxels shared by neighbouring tiles
+MARGIN = 8  # outermost voxels of a tile that do not count where a neighbour covers them
+
+
+def predict_probabilities(
+    model: nn.Module,
+    image: np.ndarray,
+    *,
+    normalisation: Normalisation | str = "percentile",
+    tile_size: int = TILE_SIZE,
+    overlap: int = OVERLAP,
+    flips: bool = False,
+    out: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> np.ndarray:
+    """Return the class probabilities of a volume.
+
+    Parameters
+    ----------
+    model : WNet3D
+        Or any module whose ``encode`` maps (1, 1, Z, Y, X) in 0-100 to (1, K, Z, Y, X); it is
+        used in evaluation mode and left in the mode it came in.
+    image : ndarray
+        (Z, Y, X), any real dtype, at least 8 voxels in each axis; may be a memory map.
+    normalisation : Normalisation or str
+        Brightness range, or the method by which to find it, once for the whole volume.
+    tile_size, overlap : int
+        Edge of a tile and what neighbouring tiles share, in voxels. Memory grows with
+        `tile_size`, not with the volume.
+    flips : bool
+        Average over the eight mirror images of each tile.
+    out : Path, optional
+        A new ``.npy`` file to write to, tile by tile, instead of memory.
+    progress : callable, optional
+        Called with (tiles done, tiles in all).
+
+    Returns
+    -------
+    ndarray
+        (K, Z, Y, X) float32 in 0-1; a read-only memory map if `out` is given.
+
+    Raises
+    ------
+    ValueError
+        If the image is not 3D or is too small, or the tiles do not work out.
+    """
+    if image.ndim != 3 or min(image.shape) < DEPTH_FACTOR:
+        raise ValueError(
+            f"a volume needs 3 axes of at least {DEPTH_FACTOR} voxels; this one is {image.shape}"
+        )
+    if tile_size % DEPTH_FACTOR or overlap % DEPTH_FACTOR or not 0 <= overlap <= tile_size // 2:
+        raise ValueError(
+            f"tile_size={tile_size} and overlap={overlap} must be multiples of {DEPTH_FACTOR}, "
+            "and the overlap at most half of the tile"
+        )
+    if isinstance(normalisation, str):
+        normalisation = fit_normalisation(image, normalisation)
+    tiles = [_tile_axis(n, tile_size, overlap) for n in image.shape]
+    training = model.training
+    model.eval()
+    try:
+        return _predict(model, image, normalisation, tiles, flips, out, progress)
+    finally:
+        model.train(training)
+
+
+def _predict(model, image, normalisation, tiles, flips, out, progress) -> np.ndarray:
+    result = part = None
+    places = list(itertools.product(*tiles))
+    try:
+        for done, place in enumerate(places, start=1):
+            region = tuple(slice(start, stop) for start, stop, _ in place)
+            probabilities = _encode(model, normalisation.apply(image[region]), flips)
+            for axis, (_, _, weight) in enumerate(place, start=1):
+                probabilities *= weight.reshape([-1 if a == axis else 1 for a in range(4)])
+            if result is None:
+                shape = (len(probabilities), *image.shape)
+                if out is None:
+                    result = np.zeros(shape, np.float32)
+                else:
+                    part = out.with_name(f".{out.name}.part")
+                    result = np.lib.format.open_memmap(part, "w+", np.float32, shape)
+            result[(slice(None), *region)] += probabilities
+            if progress:
+                progress(done, len(places))
+        if out is None:
+            return result
+        result.flush()
+        del result
+        part.rename(out)
+        return np.load(out, mmap_mode="r")
+    finally:
+        if part is not None:
+            part.unlink(missing_ok=True)
+
+
+def _encode(model: nn.Module, tile: np.ndarray, flips: bool) -> np.ndarray:
+    """Return (K, Z, Y, X) float32 of a normalised tile (Z, Y, X)."""
+    shape = tile.shape
+    padding = [(0, -n % DEPTH_FACTOR) for n in shape]
+    parameter = next(model.parameters(), torch.empty(0))
+    image = torch.from_numpy(np.pad(tile, padding, mode="symmetric")).to(parameter.device)
+    axes = [c for n in range(4) for c in itertools.combinations((2, 3, 4), n)] if flips else [()]
+    with torch.inference_mode():
+        total = sum(model.encode(image[None, None].flip(a)).flip(a).float() for a in axes)
+    probabilities = (total / len(axes))[0].cpu().numpy()
+    return probabilities[:, : shape[0], : shape[1], : shape[2]].copy()
+
+
+def _tile_axis(n: int, tile_size: int, overlap: int) -> list[tuple[int, int, np.ndarray]]:
+    """Return (start, stop, weights) of the tiles along an axis of n voxels.
+
+    Starts are multiples of 8, so that pooling sees the same grid everywhere. Weights rise
+    linearly over the overlap, leave out its outermost voxels, and sum to 1 at every voxel.
+    """
+    if n <= tile_size:
+        return [(0, n, np.ones(n, np.float32))]
+    last = -(-(n - tile_size) // DEPTH_FACTOR) * DEPTH_FACTOR
+    count = -(-(n - tile_size) // (tile_size - overlap)) + 1
+    starts = np.linspace(0, last // DEPTH_FACTOR, count).round().astype(int) * DEPTH_FACTOR
+    spans, total = [], np.zeros(n)
+    margin = min(MARGIN, overlap // 4)
+    for start in starts:
+        stop = min(start + tile_size, n)
+        inside = np.arange(stop - start) + 0.5
+        left = inside - margin if start > 0 else np.full(len(inside), np.inf)
+        right = inside[::-1] - margin if stop < n else np.full(len(inside), np.inf)
+        ramp = max(overlap - 2 * margin, 1)
+        weight = np.clip(np.minimum(left, right) / ramp, 0, 1)
+        spans.append((int(start), int(stop), weight))
+        total[start:stop] += weight
+    return [(a, b, (w / total[a:b]).astype(np.float32)) for a, b, w in spans]

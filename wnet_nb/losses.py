@@ -1,0 +1,221 @@
+"""The losses of WNet3D: soft N-cut in two forms, reconstruction, and their weighted sum."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from wnet_nb.config import Settings
+
+MEAN_EPSILON = 1e-5  # as published
+CUT_EPSILON = 1e-6  # as published
+
+
+class Losses(NamedTuple):
+    """The three terms of a step, scalars with a graph."""
+
+    soft_ncut: Tensor
+    reconstruction: Tensor
+    total: Tensor
+
+
+def soft_ncut_loss(
+    probabilities: Tensor,
+    image: Tensor,
+    *,
+    intensity_sigma: float,
+    spatial_sigma: float,
+    radius: float,
+    affinity: str = "class_mean",
+) -> Tensor:
+    """Soft normalised cut of class probabilities on an image.
+
+    Parameters
+    ----------
+    probabilities : Tensor
+        (N, K, Z, Y, X), each in 0-1, summing to 1 over K.
+    image : Tensor
+        (N, 1, Z, Y, X), in 0-100. No gradient flows to it.
+    intensity_sigma : float
+        Of 0-100.
+    spatial_sigma : float
+        Voxels.
+    radius : float
+        Voxels; a whole number for ``class_mean``.
+    affinity : str
+        ``class_mean`` (the form CellSeg3D trains with) or ``pairwise`` (Xia & Kulis 2017, eq. 3).
+
+    Returns
+    -------
+    Tensor
+        Scalar between 0 (perfect) and K.
+
+    Raises
+    ------
+    ValueError
+        If the affinity is unknown or the shapes do not belong together.
+    """
+    expected = (probabilities.shape[0], 1, *probabilities.shape[2:])
+    if probabilities.ndim != 5 or tuple(image.shape) != expected:
+        raise ValueError(
+            f"probabilities {tuple(probabilities.shape)} need an image {expected}, "
+            f"not {tuple(image.shape)}"
+        )
+    if affinity == "class_mean":
+        return _class_mean_ncut(probabilities, image, intensity_sigma, spatial_sigma, radius)
+    if affinity == "pairwise":
+        return _PairwiseNcut.apply(probabilities, image, intensity_sigma, spatial_sigma, radius)
+    raise ValueError(f"affinity='{affinity}' must be class_mean or pairwise")
+
+
+def _class_mean_ncut(
+    p: Tensor, image: Tensor, intensity_sigma: float, spatial_sigma: float, radius: int
+) -> Tensor:
+    """Class-mean form: a voxel's weight falls with its distance from the mean of the class.
+
+    mu_k = mean(I p_k) / (mean(p_k) + 1e-5);  w_k = exp(-(I - mu_k)^4 / sigma_I^2)
+    L = K - mean over the batch of sum_k [sum p_k (G * (p_k w_k))] / [sum p_k (G * w_k) + 1e-6]
+    The fourth power is the published behaviour (CellSeg3D), kept so that sigmas mean the same.
+    """
+    space = (2, 3, 4)
+    mean = (image * p).mean(space, keepdim=True) / (p.mean(space, keepdim=True) + MEAN_EPSILON)
+    weight = torch.exp(-((image - mean) ** 4) / intensity_sigma**2)  # (N, K, Z, Y, X)
+    # G is symmetric, so sum p (G * w) = sum (G * p) w: one pass over p serves both sums.
+    smooth = gaussian_sum(p, spatial_sigma, radius)
+    association = (smooth * p * weight).sum(space)  # (N, K)
+    degree = (smooth * weight).sum(space)
+    return p.shape[1] - (association / (degree + CUT_EPSILON)).sum(1).mean()
+
+
+def gaussian_sum(x: Tensor, sigma: float, radius: int) -> Tensor:
+    """Sum over the cube of side 2 radius + 1 weighted by exp(-d^2 / (2 sigma^2)), zero padding.
+
+    The kernel is a product over axes, and each axis is a product with a banded symmetric matrix:
+    the cost does not depend on the radius.
+
+    Parameters
+    ----------
+    x : Tensor
+        (..., Z, Y, X).
+
+    Returns
+    -------
+    Tensor
+        Same shape.
+    """
+    z, y, x_edge = (_band(n, sigma, radius, x) for n in x.shape[-3:])
+    shape = x.shape
+    x = torch.matmul(x, x_edge)
+    x = torch.matmul(y, x)
+    return torch.matmul(z, x.reshape(*shape[:-2], -1)).view(shape)
+
+
+def _band(n: int, sigma: float, radius: int, like: Tensor) -> Tensor:
+    position = torch.arange(n, device=like.device, dtype=like.dtype)
+    distance = (position[:, None] - position[None, :]).abs()
+    kernel = torch.exp(-(distance**2) / (2 * sigma**2))
+    return torch.where(distance <= radius, kernel, 0)
+
+
+class _PairwiseNcut(torch.autograd.Function):
+    """Pairwise form with its closed-form gradient (Xia & Kulis 2017, arXiv:1711.08506, eq. 3).
+
+    w_uv = exp(-(I_u - I_v)^2 / sigma_I^2) exp(-|x_u - x_v|^2 / sigma_X^2) for |x_u - x_v| < r
+    L = K - mean over the batch of sum_k (p_k' W p_k) / (p_k' d),  d = W 1
+    W is symmetric and constant, so dL/dp_k = -(2 W p_k / D_k - (A_k / D_k^2) d) / N: nothing but
+    W p and d is kept, however many offsets there are.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, p: Tensor, image: Tensor, intensity_sigma: float, spatial_sigma: float, radius: float
+    ) -> Tensor:
+        product = p.clone()  # W p, started with the pair of each voxel with itself (weight 1)
+        degree = torch.ones_like(image)
+        for offset in _half_offsets(radius, image.shape[2:]):
+            spatial = sum(d * d for d in offset) / spatial_sigma**2
+            here, there = _overlap(offset, image.shape[2:])
+            weight = image[here] - image[there]
+            weight = weight.square_().div_(-(intensity_sigma**2)).sub_(spatial).exp_()
+            product[here].addcmul_(weight, p[there])
+            product[there].addcmul_(weight, p[here])
+            degree[here] += weight
+            degree[there] += weight
+        space = (2, 3, 4)
+        association = (p * product).sum(space, keepdim=True)  # (N, K, 1, 1, 1)
+        total = (p * degree).sum(space, keepdim=True).clamp_min(CUT_EPSILON)
+        ctx.save_for_backward(product, degree, association, total)
+        return p.shape[1] - (association / total).sum(1).mean()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        product, degree, association, total = ctx.saved_tensors
+        slope = (association / total**2) * degree - 2 * product / total
+        return grad * slope / product.shape[0], None, None, None, None
+
+
+def _half_offsets(radius: float, shape: torch.Size) -> list[tuple[int, int, int]]:
+    """Offsets closer than `radius`, one of each pair of opposite ones, that fit in `shape`."""
+    reach = range(-math.ceil(radius) + 1, math.ceil(radius))
+    return [
+        offset
+        for offset in itertools.product(reach, repeat=3)
+        if offset > (0, 0, 0)
+        and sum(d * d for d in offset) < radius**2
+        and all(abs(d) < n for d, n in zip(offset, shape, strict=True))
+    ]
+
+
+def _overlap(offset: tuple[int, ...], shape: torch.Size) -> tuple[tuple, tuple]:
+    """Slices of the voxels that have a neighbour at `offset`, and of those neighbours."""
+    here = tuple(slice(max(0, -d), n - max(0, d)) for d, n in zip(offset, shape, strict=True))
+    there = tuple(slice(max(0, d), n - max(0, -d)) for d, n in zip(offset, shape, strict=True))
+    return (..., *here), (..., *there)
+
+
+def reconstruction_loss(reconstruction: Tensor, image: Tensor, kind: str = "MSE") -> Tensor:
+    """Difference between the decoder's output and the image, both (N, 1, Z, Y, X).
+
+    Parameters
+    ----------
+    reconstruction : Tensor
+        Decoder output, no activation.
+    image : Tensor
+        In 0-100.
+    kind : str
+        ``MSE`` on 0-100, or ``BCE`` between sigmoid(reconstruction) and the image in 0-1.
+
+    Raises
+    ------
+    ValueError
+        If `kind` is neither.
+    """
+    if kind == "MSE":
+        return functional.mse_loss(reconstruction, image)
+    if kind == "BCE":
+        target = (image / 100).clamp(0, 1)
+        return functional.binary_cross_entropy_with_logits(reconstruction, target)
+    raise ValueError(f"reconstruction loss '{kind}' must be MSE or BCE")
+
+
+def wnet_losses(
+    probabilities: Tensor, reconstruction: Tensor, image: Tensor, settings: Settings
+) -> Losses:
+    """Both losses and their weighted sum, in float32 whatever the network's precision."""
+    probabilities, reconstruction = probabilities.float(), reconstruction.float()
+    soft_ncut = soft_ncut_loss(
+        probabilities,
+        image,
+        intensity_sigma=settings.intensity_sigma,
+        spatial_sigma=settings.spatial_sigma,
+        radius=settings.radius,
+        affinity=settings.affinity,
+    )
+    rebuilt = reconstruction_loss(reconstruction, image, settings.reconstruction_loss)
+    total = settings.ncut_weight * soft_ncut + settings.reconstruction_weight * rebuilt
+    return Losses(soft_ncut, rebuilt, total)

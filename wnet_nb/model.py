@@ -1,0 +1,165 @@
+"""The WNet3D network: two 3D U-Nets, an encoder to class probabilities and a decoder back.
+
+Layer names and shapes are those of a published CellSeg3D state dict.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+NORM_GROUPS = 4
+DEPTH_FACTOR = 8  # three poolings: every patch edge must be a multiple of this
+
+
+class Stage(nn.Module):
+    """(Convolution, ReLU, dropout, group norm) twice.
+
+    Parameters
+    ----------
+    in_channels, out_channels : int
+        Channels before and after.
+    dropout : float
+        Share of activations switched off in training.
+    paired : bool
+        Whether a "convolution" is 3x3x3 in->in followed by 1x1x1 in->out (the middle stages)
+        or a plain 3x3x3 in->out (the first and last stages).
+    head : int
+        If not 0, a last 1x1x1 convolution to this many channels.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, dropout: float, *, paired: bool, head: int = 0
+    ) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for channels in (in_channels, out_channels):
+            if paired:
+                layers.append(nn.Conv3d(channels, channels, 3, padding=1))
+                layers.append(nn.Conv3d(channels, out_channels, 1))
+            else:
+                layers.append(nn.Conv3d(channels, out_channels, 3, padding=1))
+            layers += [nn.ReLU(), nn.Dropout(dropout), nn.GroupNorm(NORM_GROUPS, out_channels)]
+        if head:
+            layers.append(nn.Conv3d(out_channels, head, 1))
+        self.module = nn.Sequential(*layers)
+        self.paired = paired
+
+    def forward(self, x: Tensor) -> Tensor:  # (N, in, Z, Y, X) -> (N, out or head, Z, Y, X)
+        """Apply the stage."""
+        layers = list(self.module)
+        while layers:
+            layer = layers.pop(0)
+            if self.paired and isinstance(layer, nn.Conv3d):
+                x = _composed(layer, layers.pop(0), x)
+            else:
+                x = layer(x)
+        return x
+
+
+def _composed(wide: nn.Conv3d, point: nn.Conv3d, x: Tensor) -> Tensor:
+    """Apply a 3x3x3 in->in and a 1x1x1 in->out convolution, as one where that is less work.
+
+    The two are linear with nothing between them, so their product is one 3x3x3 in->out kernel:
+    half of the operations where out = in / 2, and never more where out <= in.
+    """
+    if point.out_channels > wide.out_channels:
+        return point(wide(x))
+    mix = point.weight.flatten(1)  # (out, in)
+    weight = (mix @ wide.weight.flatten(1)).view(-1, *wide.weight.shape[1:])
+    bias = point.bias + mix @ wide.bias
+    return functional.conv3d(x, weight, bias, padding=1)
+
+
+class UNet3D(nn.Module):
+    """U-Net with three poolings and channels c, 2c, 4c, 8c.
+
+    Parameters
+    ----------
+    in_channels, out_channels : int
+        Channels of input and output.
+    base_channels : int
+        c, a multiple of 4.
+    dropout : float
+        Share of activations switched off in training.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, *, base_channels: int, dropout: float
+    ) -> None:
+        super().__init__()
+        c = base_channels
+        self.in_b = Stage(in_channels, c, dropout, paired=False)
+        self.conv1 = Stage(c, 2 * c, dropout, paired=True)
+        self.conv2 = Stage(2 * c, 4 * c, dropout, paired=True)
+        self.bot = Stage(4 * c, 8 * c, dropout, paired=True)
+        self.deconv2 = Stage(8 * c, 4 * c, dropout, paired=True)
+        self.deconv3 = Stage(4 * c, 2 * c, dropout, paired=True)
+        self.out_b = Stage(2 * c, c, dropout, paired=False, head=out_channels)
+        self.conv_trans2 = nn.ConvTranspose3d(8 * c, 4 * c, 2, stride=2)
+        self.conv_trans3 = nn.ConvTranspose3d(4 * c, 2 * c, 2, stride=2)
+        self.conv_trans_out = nn.ConvTranspose3d(2 * c, c, 2, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:  # (N, in, Z, Y, X) -> (N, out, Z, Y, X)
+        """Apply the network; Z, Y and X must be multiples of 8."""
+        if any(edge % DEPTH_FACTOR for edge in x.shape[2:]):
+            raise ValueError(
+                f"the network takes edges that are multiples of {DEPTH_FACTOR}, "
+                f"not {tuple(x.shape[2:])}; pad the volume first"
+            )
+        skip1 = self.in_b(x)  # c
+        skip2 = self.conv1(functional.max_pool3d(skip1, 2))  # 2c, edges / 2
+        skip3 = self.conv2(functional.max_pool3d(skip2, 2))  # 4c, edges / 4
+        x = self.bot(functional.max_pool3d(skip3, 2))  # 8c, edges / 8
+        x = self.deconv2(torch.cat((skip3, self.conv_trans2(x)), dim=1))
+        x = self.deconv3(torch.cat((skip2, self.conv_trans3(x)), dim=1))
+        return self.out_b(torch.cat((skip1, self.conv_trans_out(x)), dim=1))
+
+
+class WNet3D(nn.Module):
+    """Encoder U-Net with a softmax over K classes, decoder U-Net back to the image.
+
+    After Xia & Kulis 2017 (arXiv:1711.08506) in the 3D form of CellSeg3D (Achard et al. 2024).
+
+    Parameters
+    ----------
+    n_classes : int
+        K, the number of classes.
+    base_channels : int
+        Channels of the first stage, a multiple of 4; 64 in the published network.
+    dropout : float
+        Share of activations switched off in training.
+
+    Examples
+    --------
+    >>> model = WNet3D(base_channels=4)
+    >>> probabilities, reconstruction = model(torch.zeros(1, 1, 16, 16, 16))
+    >>> probabilities.shape, reconstruction.shape
+    (torch.Size([1, 2, 16, 16, 16]), torch.Size([1, 1, 16, 16, 16]))
+    """
+
+    def __init__(
+        self, n_classes: int = 2, *, base_channels: int = 64, dropout: float = 0.65
+    ) -> None:
+        super().__init__()
+        if base_channels % NORM_GROUPS:
+            raise ValueError(f"base_channels={base_channels} must be a multiple of {NORM_GROUPS}")
+        sizes = {"base_channels": base_channels, "dropout": dropout}
+        self.encoder = UNet3D(1, n_classes, **sizes)
+        self.decoder = UNet3D(n_classes, 1, **sizes)
+        self.n_classes = n_classes
+        self.base_channels = base_channels
+
+    def encode(self, image: Tensor) -> Tensor:
+        """Return class probabilities (N, K, Z, Y, X) of an image (N, 1, Z, Y, X) in 0-100."""
+        return self.encoder(image).softmax(dim=1)
+
+    def decode(self, probabilities: Tensor) -> Tensor:
+        """Return the reconstruction (N, 1, Z, Y, X), no final activation."""
+        return self.decoder(probabilities)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Return class probabilities and reconstruction of an image (N, 1, Z, Y, X)."""
+        probabilities = self.encode(image)
+        return probabilities, self.decode(probabilities)

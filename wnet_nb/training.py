@@ -1,0 +1,443 @@
+"""Training as a generator of frozen events: plain numbers and CPU arrays, no figure, no printing.
+
+To stop is to stop iterating: closing the generator writes a full state, and a run resumed from it
+goes on with the same numbers, because every step draws its chance from (seed, step) alone.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from wnet_nb import checkpoint
+from wnet_nb.config import LIVE, Settings
+from wnet_nb.data import Normalisation, PatchSampler, fit_normalisation
+from wnet_nb.inference import predict_probabilities
+from wnet_nb.losses import Losses, wnet_losses
+from wnet_nb.metrics import best_class_dice
+from wnet_nb.model import WNet3D
+
+SCALED_STEPS_REFUSED = 10  # a float16 gradient scaler may refuse a few steps while it settles
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; the message says at which step, why, and what to do."""
+
+
+@dataclass(frozen=True)
+class Preview:
+    """The fixed preview patch as the network sees it now.
+
+    Attributes
+    ----------
+    image : ndarray
+        (Z, Y, X) float32 in 0-100.
+    probabilities : ndarray
+        (K, Z, Y, X) float32 in 0-1.
+    reconstruction : ndarray
+        (Z, Y, X) float32 in 0-100.
+    """
+
+    image: np.ndarray
+    probabilities: np.ndarray
+    reconstruction: np.ndarray
+
+
+@dataclass(frozen=True)
+class Started:
+    """Training is about to begin (or to go on after `epochs_done` epochs)."""
+
+    epochs: int
+    epochs_done: int
+    steps_per_epoch: int
+    parameters: int
+    patch_shape: tuple[int, int, int]
+    device: str
+    precision: str
+    remarks: tuple[str, ...]
+    history: tuple[dict[str, Any], ...]
+
+
+@dataclass(frozen=True)
+class StepEnd:
+    """One step was taken; losses are those of its batch, before the step."""
+
+    step: int
+    epoch: int
+    soft_ncut: float
+    reconstruction: float
+    total: float
+    seconds: float
+    seconds_left: float
+
+
+@dataclass(frozen=True)
+class EpochEnd:
+    """One epoch is over; `row` is its row of ``history.csv``."""
+
+    epoch: int
+    row: dict[str, Any]
+    seconds_left: float
+    preview: Preview
+    validation_dice: float | None
+
+
+@dataclass(frozen=True)
+class Finished:
+    """Training is over; `model` is in evaluation mode."""
+
+    epochs: int
+    steps: int
+    seconds: float
+    model: WNet3D
+    settings: Settings
+    history: tuple[dict[str, Any], ...]
+
+
+Event = Started | StepEnd | EpochEnd | Finished
+
+
+@dataclass
+class _Progress:
+    """All that changes while a training runs, and that a full state must hold."""
+
+    step: int = 0
+    epoch: int = 0  # epochs completed
+    batch: int = 0  # batches completed in the current epoch
+    sums: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
+    seconds: float = 0.0  # of the current epoch so far
+    changes: list[str] = field(default_factory=list)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best: float = math.inf
+    live: dict[str, float] = field(default_factory=dict)
+
+
+def fit(
+    volumes: Sequence[np.ndarray],
+    settings: Settings,
+    *,
+    run: Path | None = None,
+    validation: Sequence[tuple[np.ndarray, np.ndarray]] = (),
+    live: Callable[[], Mapping[str, float]] | None = None,
+    device: str = "auto",
+) -> Generator[Event, None, None]:
+    """Train a WNet3D and yield an event for every step and epoch.
+
+    Parameters
+    ----------
+    volumes : sequence of ndarray
+        Images (Z, Y, X) of any real dtype; memory maps stay on disk.
+    settings : Settings
+        What to train and how.
+    run : Path, optional
+        Run folder for full states and weights. If it holds a state, training goes on from there,
+        up to `settings.epochs`.
+    validation : sequence of (image, labels)
+        Labelled volumes (Z, Y, X); their Dice is reported, never trained on.
+    live : callable, optional
+        Asked before every step; returns those options of `config.LIVE` that should hold from now.
+    device : str
+        ``auto`` (a CUDA GPU if there is one), or a torch device.
+
+    Yields
+    ------
+    Started, StepEnd, EpochEnd, Finished
+
+    Raises
+    ------
+    TrainingError
+        If a loss or gradient is not finite; the last good state is kept.
+    """
+    trainer = _Trainer(volumes, settings, run, validation, live, device)
+    try:
+        yield from trainer.events()
+    finally:
+        trainer.save_state()
+
+
+def run(events: Iterable[Event], observe: Callable[[Event], None]) -> WNet3D:
+    """Drive a training to its end, hand every event to `observe`, and return the model."""
+    for event in events:
+        observe(event)
+        if isinstance(event, Finished):
+            return event.model
+    raise TrainingError("the training ended without a model")
+
+
+class _Trainer:
+    def __init__(
+        self,
+        volumes: Sequence[np.ndarray],
+        settings: Settings,
+        run: Path | None,
+        validation: Sequence[tuple[np.ndarray, np.ndarray]],
+        live: Callable[[], Mapping[str, float]] | None,
+        device: str,
+    ) -> None:
+        if not volumes:
+            raise TrainingError("there is no volume to train on")
+        self.settings, self.run, self.validation, self.live = settings, run, validation, live
+        self.device = torch.device(choose_device() if device == "auto" else device)
+        self.dtype = choose_dtype(settings.precision, self.device)
+        self.ranges = [fit_normalisation(v, settings.normalisation) for v in volumes]
+        self.sampler = PatchSampler(volumes, self.ranges, settings)
+        torch.manual_seed(settings.seed)
+        self.model = checkpoint.build_model(settings)
+        if settings.start_from:
+            checkpoint.load_start_weights(self.model, settings.start_from)
+        self.model.to(self.device)
+        self.optimizer = torch.optim.Adam(
+            self.model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+        )
+        self.scaler = torch.amp.GradScaler(
+            self.device.type, enabled=self.dtype == torch.float16, init_scale=2.0**12
+        )
+        self.refused = 0
+        self.progress = _Progress()
+        self.saved_step = -1
+        self._restore()
+        self.preview_patch = self.sampler.richest(np.random.default_rng([settings.seed, 1]))
+
+    @property
+    def per_epoch(self) -> int:
+        patches = self.settings.patches_per_volume * len(self.sampler.arrays)
+        return -(-patches // self.settings.batch_size)
+
+    def events(self) -> Iterator[Event]:
+        """Yield the whole training."""
+        began, p = time.perf_counter(), self.progress
+        yield self._started()
+        while p.epoch < self.settings.epochs:
+            order = self.sampler.epoch(
+                self.settings.patches_per_volume,
+                self.settings.batch_size,
+                np.random.default_rng([self.settings.seed, 2, p.epoch]),
+            )
+            for batch in order[p.batch :]:
+                yield self._step(batch)
+            yield self._end_epoch()
+        self.model.eval()
+        seconds = time.perf_counter() - began
+        yield Finished(
+            p.epoch, p.step, seconds, self.model, self.settings, tuple(dict(r) for r in p.history)
+        )
+
+    def _started(self) -> Started:
+        shapes = [a.shape for a in self.sampler.arrays]
+        remarks = []
+        if self.sampler.shape != self.settings.patch_shape:
+            remarks.append(
+                f"patches are {'×'.join(map(str, self.sampler.shape))} voxels, as no volume is "
+                f"as large as patch_size={self.settings.patch_size} in every axis"
+            )
+        return Started(
+            epochs=self.settings.epochs,
+            epochs_done=self.progress.epoch,
+            steps_per_epoch=self.per_epoch,
+            parameters=sum(p.numel() for p in self.model.parameters()),
+            patch_shape=self.sampler.shape,
+            device=describe_device(self.device),
+            precision=str(self.dtype).removeprefix("torch."),
+            remarks=tuple(remarks) if shapes else (),
+            history=tuple(dict(r) for r in self.progress.history),
+        )
+
+    def _step(self, batch: list[int]) -> StepEnd:
+        p, began = self.progress, time.perf_counter()
+        self._take_live_changes()
+        random = np.random.default_rng([self.settings.seed, 3, p.step])
+        patches = np.stack([self.sampler.draw(v, random) for v in batch])[:, None]
+        image = torch.from_numpy(patches).to(self.device)  # (N, 1, Z, Y, X)
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):  # the caller's random numbers stay as they were
+            torch.manual_seed(self.settings.seed * 1_000_003 + p.step)
+            losses = self._losses(image)
+        self._update(losses)
+        values = [float(term.detach()) for term in losses]
+        seconds = time.perf_counter() - began
+        p.step, p.batch, p.seconds = p.step + 1, p.batch + 1, p.seconds + seconds
+        p.sums = [s + v for s, v in zip(p.sums, values, strict=True)]
+        return StepEnd(p.step, p.epoch + 1, *values, seconds, self._seconds_left())
+
+    def _losses(self, image: Tensor) -> Losses:
+        self.model.train()
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            probabilities, reconstruction = self.model(image)
+        return wnet_losses(probabilities, reconstruction, image, self.settings)
+
+    def _update(self, losses: Losses) -> None:
+        if not all(torch.isfinite(term) for term in losses):
+            raise self._not_finite("a loss", losses)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(losses.total).backward()
+        self.scaler.unscale_(self.optimizer)
+        limit = self.settings.gradient_clipping or math.inf
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit)
+        if not torch.isfinite(norm):
+            self.refused += 1
+            if not self.scaler.is_enabled() or self.refused > SCALED_STEPS_REFUSED:
+                raise self._not_finite("the gradient", losses)
+        else:
+            self.refused = 0
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
+    def _not_finite(self, what: str, losses: Losses) -> TrainingError:
+        terms = ", ".join(f"{k} {float(v.detach()):.4g}" for k, v in losses._asdict().items())
+        return TrainingError(
+            f"{what} is not finite at step {self.progress.step + 1} ({terms}); the network keeps "
+            "the state before it; lower learning_rate, or set gradient_clipping=1 or "
+            "precision=float32"
+        )
+
+    def _take_live_changes(self) -> None:
+        wanted = dict(self.live()) if self.live else {}
+        unknown = set(wanted) - set(LIVE)
+        if unknown:
+            raise TrainingError(f"{', '.join(sorted(unknown))} cannot change during training")
+        changed = {k: v for k, v in wanted.items() if v != getattr(self.settings, k)}
+        if changed:
+            self.settings = self.settings.replace(**changed)
+            self.progress.live.update(changed)
+            words = "; ".join(f"{k}={v:g}" for k, v in changed.items())
+            self.progress.changes.append(f"step {self.progress.step + 1}: {words}")
+
+    def _end_epoch(self) -> EpochEnd:
+        p = self.progress
+        soft_ncut, reconstruction, total = (s / max(1, p.batch) for s in p.sums)
+        p.epoch += 1
+        row = {
+            "epoch": p.epoch,
+            "step": p.step,
+            "soft_ncut": soft_ncut,
+            "reconstruction": reconstruction,
+            "total": total,
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "seconds": round(p.seconds, 3),
+            "peak_memory_mb": round(peak_memory_mb(self.device)),
+            "changes": " | ".join(p.changes),
+        }
+        p.history.append(row)
+        p.batch, p.sums, p.seconds, p.changes = 0, [0.0, 0.0, 0.0], 0.0, []
+        dice = self._validate() if p.epoch % self.settings.validation_interval == 0 else None
+        better = total < p.best
+        p.best = min(p.best, total)
+        self.save_state(best=better)
+        return EpochEnd(p.epoch, dict(row), self._seconds_left(), self._preview(), dice)
+
+    def _seconds_left(self) -> float:
+        p = self.progress
+        done = sum(row["seconds"] for row in p.history[-3:]) + p.seconds
+        steps = min(len(p.history), 3) * self.per_epoch + p.batch
+        left = (self.settings.epochs - p.epoch) * self.per_epoch - p.batch
+        return done / max(1, steps) * left
+
+    def _preview(self) -> Preview:
+        self.model.eval()
+        image = torch.from_numpy(self.preview_patch)[None, None].to(self.device)
+        with torch.no_grad():
+            probabilities, reconstruction = self.model(image)
+        if self.settings.reconstruction_loss == "BCE":
+            reconstruction = reconstruction.sigmoid() * 100
+        self.model.train()
+        return Preview(
+            self.preview_patch,
+            probabilities[0].float().cpu().numpy(),
+            reconstruction[0, 0].float().cpu().numpy(),
+        )
+
+    def _validate(self) -> float | None:
+        if not self.validation:
+            return None
+        scores = []
+        for image, truth in self.validation:
+            ranges = fit_normalisation(image, self.settings.normalisation)
+            probabilities = predict_probabilities(self.model, image, normalisation=ranges)
+            scores.append(best_class_dice(probabilities, truth)[1])
+        self.model.train()
+        return float(np.mean(scores))
+
+    def save_state(self, *, best: bool = False) -> None:
+        """Write a full state and the weights to the run folder, once per step at most."""
+        p = self.progress
+        if self.run is None or p.step == self.saved_step or p.step == 0:
+            return
+        state = {
+            "step": p.step,
+            "settings": self.settings.as_dict(),
+            "progress": {k: v for k, v in vars(p).items()},
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
+        checkpoint.save_state(self.run, state, best=best)
+        checkpoint.save_weights(
+            self.run / checkpoint.WEIGHTS, self.model, self.settings, p.history
+        )
+        self.saved_step = p.step
+
+    def _restore(self) -> None:
+        state = checkpoint.load_newest_state(self.run) if self.run else None
+        if state is None:
+            return
+        checkpoint.load_tensors(self.model, state["model"], self.run)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.progress = _Progress(**state["progress"])
+        self.saved_step = self.progress.step
+        self.settings = self.settings.replace(**self.progress.live)
+
+
+def ranges_of(
+    volumes: Sequence[np.ndarray], names: Sequence[str], method: str
+) -> list[Normalisation]:
+    """Return the brightness range of every volume, naming the volume in an error."""
+    return [fit_normalisation(v, method, name=n) for v, n in zip(volumes, names, strict=True)]
+
+
+def choose_device() -> str:
+    """Return ``cuda`` if a GPU can be used, else ``cpu``."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def describe_device(device: torch.device) -> str:
+    """Return the device in words."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {torch.get_num_threads()} threads"
+
+
+def choose_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """Return the number format for a precision option on a device.
+
+    ``auto`` is float32 on a CPU, bfloat16 on a GPU that computes in it, else float16.
+    """
+    if precision != "auto":
+        return getattr(torch, precision)
+    if device.type != "cuda":
+        return torch.float32
+    native = torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if native else torch.float16
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Return the most memory used so far, in MB: of the GPU, or of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    if sys.platform == "win32":
+        import psutil
+
+        return psutil.Process().memory_info().peak_wset / 1e6
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if sys.platform == "darwin" else peak / 1e3
