@@ -6,21 +6,20 @@ from pathlib import Path
 import pytest
 import torch
 
-torch.set_num_threads(2)
-SHARED = Path(__file__).resolve().parents[2] / "shared"
-
 
 @pytest.fixture(autouse=True)
-def _seed():
+def _same_conditions():
+    torch.set_num_threads(2)
     torch.manual_seed(0)
 
 
 @pytest.fixture
 def shared():
     def path_of(name):
-        if not (SHARED / name).exists():
+        path = Path(__file__).resolve().parents[2] / "shared" / name
+        if not path.exists():
             miss = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
             miss(f"the reference file ../shared/{name} is not here")
-        return SHARED / name
+        return path
 
     return path_of

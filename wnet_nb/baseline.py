@@ -5,12 +5,12 @@ Both take their smoothing from the one cell radius, so the comparison with the n
 
 import numpy as np
 from scipy import ndimage
+from scipy.spatial import cKDTree
 from skimage.filters import threshold_otsu
-from skimage.segmentation import watershed
 
 # Fractions of the cell radius; chosen by measurement, see tests/benchmarks/cell_size.md.
-SPOT_SIGMA = 0.45
-OUTLINE_SIGMA = 0.15
+SPOT_SIGMA = 0.4
+OUTLINE_SIGMA = 0.1
 
 
 def otsu_foreground(
@@ -62,8 +62,8 @@ def voronoi_otsu(
 
     The method of clesperanto's ``voronoi_otsu_labeling`` (Haase et al. 2020,
     doi:10.1038/s41592-019-0650-1): maxima of the image smoothed with the spot sigma that lie in the
-    foreground are seeds, and each foreground voxel goes to the seed nearest to it inside the
-    foreground. Here all lengths are in µm, and both sigmas follow from the cell radius.
+    foreground are seeds, and each foreground voxel goes to the nearest seed of its own connected
+    piece. Here all lengths are in µm, and both sigmas follow from the cell radius.
 
     Parameters
     ----------
@@ -89,19 +89,33 @@ def voronoi_otsu(
     spots = ndimage.gaussian_filter(image.astype(np.float32), sigma)
     peaks = (spots == ndimage.maximum_filter(spots, size=3)) & mask
     # A plateau of equal voxels is one maximum.
-    seeds, _ = ndimage.label(peaks, structure=np.ones((3, 3, 3)))
-    return _divide(mask, seeds, voxel_size_um)
+    plateaus, _ = ndimage.label(peaks, structure=np.ones((3, 3, 3)))
+    at = np.argwhere(peaks)
+    _, first = np.unique(plateaus[peaks], return_index=True)
+    return _divide(mask, at[first], np.asarray(voxel_size_um, dtype=np.float64))
 
 
-def _divide(mask, seeds, voxel_size_um) -> np.ndarray:
-    """Give each voxel of `mask` to its nearest seed in µm; pieces without a seed are dropped.
+def _divide(mask, seeds, spacing) -> np.ndarray:
+    """Give each voxel of `mask` to the seed nearest in µm in its own connected piece; int32.
 
-    The watershed keeps each cell connected to its seed, as the flooding in clesperanto does.
+    `seeds` are voxel indices (n, 3); pieces without a seed become background.
     """
-    if not seeds.any():
-        return np.zeros(mask.shape, dtype=np.int32)
-    distance = ndimage.distance_transform_edt(seeds == 0, sampling=voxel_size_um)
-    return watershed(distance, seeds, mask=mask).astype(np.int32)
+    labels = np.zeros(mask.shape, dtype=np.int32)
+    if len(seeds) == 0:
+        return labels
+    pieces, _ = ndimage.label(mask)
+    # The piece's number is a fourth coordinate, so far apart that no seed is nearest across it.
+    far = 4 * float(np.linalg.norm(mask.shape * spacing))
+    tree = cKDTree(np.column_stack([seeds * spacing, far * pieces[tuple(seeds.T)]]))
+    for z in range(len(mask)):  # plane by plane: memory stays small on a large volume
+        y, x = np.nonzero(mask[z])
+        if len(y) == 0:
+            continue
+        place = np.column_stack([np.full(len(y), z), y, x]) * spacing
+        place = np.column_stack([place, far * pieces[z, y, x]])
+        distance, nearest = tree.query(place, distance_upper_bound=far / 2)
+        labels[z, y, x] = np.where(np.isfinite(distance), nearest + 1, 0)
+    return labels
 
 
 def _sigma_voxels(image, voxel_size_um, cell_radius_um, fraction) -> np.ndarray:

@@ -11,7 +11,9 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 
 _SCALE_STEP = 2**0.25
-_SMALLEST_RADIUS = 1.5  # in voxels of the finest axis; below, a blob is indistinguishable from noise
+_SMALLEST_RADIUS = (
+    1.5  # in voxels of the finest axis; below, a blob is indistinguishable from noise
+)
 _LARGEST_SHARE = 0.2  # of the middle extent: larger blobs are background
 _GRID_BUDGET = 2_000_000  # voxels looked at per octave: a few seconds, under 200 MB
 _MAX_BLOBS = 6000
@@ -60,12 +62,7 @@ class _Blobs:
         return len(self.radius_um)
 
     def __getitem__(self, index) -> "_Blobs":
-        return _Blobs(
-            self.centre_um[index],
-            self.radius_um[index],
-            self.contrast[index],
-            self.certainty[index],
-        )
+        return _Blobs(*(column[index] for column in vars(self).values()))
 
 
 def estimate_cell_radius(
@@ -116,21 +113,44 @@ def estimate_cell_radius(
             "no blob stands out of the noise, so no cell size can be estimated; "
             "give the cell radius yourself"
         )
-    # How sure a blob is counts most; large ones count more, as noise makes mostly small ones. The
-    # exponents lie on a broad plateau of tests/benchmarks/cell_size.md.
-    weight = np.sqrt(blobs.contrast) * blobs.certainty**2 * (blobs.radius_um / spacing.min()) ** 2
-    radius = _mode(blobs.radius_um, weight)
+    radius, spread = _typical_radius(blobs, spacing.min())
     near = np.abs(np.log(blobs.radius_um / radius)) < np.log(1.5)
-    spread = float(
-        np.sqrt(np.average(np.log(blobs.radius_um / radius) ** 2, weights=weight))
-    )
+    n_cells = int(near.sum())
     return CellSize(
-        radius_um=float(radius),
+        radius_um=radius,
         radius_voxels=tuple(float(radius / step) for step in spacing),
-        n_cells=int(near.sum()),
+        n_cells=n_cells,
         spread=spread,
-        reason=f"{near.sum()} blobs of about this size stand out of the noise",
+        reason=_reason(radius, spacing.min(), n_cells, len(blobs), spread),
     )
+
+
+def _typical_radius(blobs, finest) -> tuple[float, float]:
+    """Find the weighted mode of the radii (µm) and the spread around it (natural logarithm)."""
+    # How sure a blob is counts most; large ones count more, as noise makes mostly small ones. The
+    # exponents lie on a broad plateau: see tests/benchmarks/cell_size.md.
+    weight = np.sqrt(blobs.contrast) * blobs.certainty**2 * (blobs.radius_um / finest) ** 2
+    log = np.log2(blobs.radius_um)
+    at = np.arange(log.min() - 0.5, log.max() + 0.5, 1 / 32)
+    density = np.exp(-0.5 * ((at[:, None] - log) / 0.25) ** 2) @ weight  # sigma: a quarter octave
+    radius = float(2 ** at[density.argmax()])
+    deviation = np.log(blobs.radius_um / radius)
+    return radius, float(np.sqrt(np.average(deviation**2, weights=weight)))
+
+
+def _reason(radius, finest, n_cells, n_blobs, spread) -> str:
+    """Say in words how the estimate came about and whether to trust it."""
+    text = (
+        f"{n_cells} of the {n_blobs} bright blobs that stand out of the noise are of about "
+        f"this size (radius {radius:.3g} µm)"
+    )
+    if radius < 1.1 * _SMALLEST_RADIUS * finest:
+        return text + ", which is the smallest that can be seen: noise, or unresolved cells; check"
+    if spread > 0.5:
+        return text + ", but sizes differ widely: check"
+    if n_cells < 5:
+        return text + ", which is few: check"
+    return text
 
 
 def _checked_spacing(image, voxel_size_um, foreground) -> np.ndarray:
@@ -201,11 +221,13 @@ def _octave_blobs(image, spacing, radius, step) -> _Blobs:
 def _busiest_box(image, spacing, step) -> tuple[slice, slice, slice]:
     """Choose the part of a large volume to look at: the one of largest standard deviation.
 
-    The box holds at most `_GRID_BUDGET` grid points of `step` µm; a small volume is taken whole.
+    The box holds at most `_GRID_BUDGET` grid points of `step` µm, and eight times as many voxels;
+    a small volume is taken whole.
     """
     grid_shape = np.array(image.shape) * spacing / step
+    budget = _GRID_BUDGET * min(1, 8 * np.prod(spacing) / step**3)
     side = grid_shape.max()
-    while np.prod(np.minimum(grid_shape, side)) > _GRID_BUDGET:
+    while np.prod(np.minimum(grid_shape, side)) > budget:
         side *= 0.95
     size = np.ceil(np.minimum(grid_shape, side) * step / spacing).astype(int)
     size = np.minimum(size, image.shape)
@@ -227,7 +249,7 @@ def _resample(volume, spacing, step) -> np.ndarray:
     sigma = 0.5 * np.sqrt(np.maximum(ratio**2 - 1, 0))  # against aliasing
     out = ndimage.gaussian_filter(volume, sigma) if sigma.any() else volume
     for axis in range(3):
-        size = max(int(round(volume.shape[axis] / ratio[axis])), 1)
+        size = max(round(volume.shape[axis] / ratio[axis]), 1)
         at = np.clip((np.arange(size) + 0.5) * ratio[axis] - 0.5, 0, out.shape[axis] - 1)
         low = np.minimum(at.astype(int), max(out.shape[axis] - 2, 0))
         high = np.minimum(low + 1, out.shape[axis] - 1)
@@ -257,7 +279,7 @@ def _laplacian_stack(grid, radii) -> np.ndarray:
 
 
 def _maxima(stack) -> np.ndarray:
-    """Indices (n, 4) of the positive local maxima of (scale, z, y, x), inner scales only."""
+    """Find the positive local maxima (n, 4) of (scale, z, y, x), inner scales only."""
     peak = (stack == ndimage.maximum_filter(stack, size=3, mode="nearest")) & (stack > 0)
     peak[0] = peak[-1] = False
     return np.argwhere(peak)
@@ -287,19 +309,7 @@ def _without_overlap(blobs) -> _Blobs:
     return blobs[kept]
 
 
-def _mode(radius, weight) -> float:
-    """Most frequent radius, on a logarithmic scale smoothed by a quarter octave."""
-    log = np.log2(radius)
-    at = np.arange(log.min() - 0.5, log.max() + 0.5, 1 / 32)
-    density = np.exp(-0.5 * ((at[:, None] - log) / 0.25) ** 2) @ weight
-    return float(2 ** at[density.argmax()])
-
-
 def _concatenate(parts) -> _Blobs:
-    """Join lists of blobs."""
-    return _Blobs(
-        np.concatenate([part.centre_um for part in parts]),
-        np.concatenate([part.radius_um for part in parts]),
-        np.concatenate([part.contrast for part in parts]),
-        np.concatenate([part.certainty for part in parts]),
-    )
+    """Join a list of blobs."""
+    columns = zip(*(vars(part).values() for part in parts), strict=True)
+    return _Blobs(*(np.concatenate(column) for column in columns))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,10 +85,14 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         raise CheckpointError(f"'{path}' is damaged or not a weights file: {error}") from None
     if metadata.get("format") != FORMAT:
         raise CheckpointError(f"'{path}' was not written by wnet_nb: it lacks the settings")
-    settings = config.from_mapping(json.loads(metadata["settings"]))
+    try:
+        settings = config.from_mapping(json.loads(metadata["settings"]))
+        history = json.loads(metadata["history"])
+    except (KeyError, ValueError) as error:  # ConfigError and JSONDecodeError are ValueErrors
+        raise CheckpointError(f"'{path}' holds no usable settings: {error}") from None
     model = build_model(settings)
     load_tensors(model, tensors, path)
-    return Checkpoint(model.eval(), settings, json.loads(metadata["history"]), path)
+    return Checkpoint(model.eval(), settings, history, path)
 
 
 def build_model(settings: Settings) -> WNet3D:
@@ -116,7 +120,7 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
     temporary = path.with_name(f".{path.name}.part")
     try:
         write(temporary)
-        with temporary.open("rb") as file:
+        with temporary.open("r+b") as file:  # Windows syncs only what may be written
             os.fsync(file.fileno())
         temporary.replace(path)
     finally:
@@ -136,7 +140,7 @@ def save_state(run: Path, state: dict[str, Any], *, best: bool) -> None:
         Whether it is the best so far.
     """
     folder = run / STATES
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / f"step-{state['step']:08d}.pt", lambda path: torch.save(state, path))
     if best:
         write_whole(folder / "best.pt", lambda path: torch.save(state, path))
@@ -145,19 +149,29 @@ def save_state(run: Path, state: dict[str, Any], *, best: bool) -> None:
 
 
 def load_newest_state(run: Path) -> dict[str, Any] | None:
-    """Return the newest full state that can be read, or None if there is none."""
+    """Return the newest full state that can be read, or None if there is none.
+
+    Raises
+    ------
+    CheckpointError
+        If there are states but none can be read: to start anew is for the user to decide.
+    """
+    damage = None
     for path in sorted((run / STATES).glob("step-*.pt"), reverse=True):
         try:
             return _read_tensors(path)
-        except CheckpointError:
-            continue
+        except CheckpointError as error:
+            damage = damage or error
+    if damage:
+        raise damage
     return None
 
 
 def _read_tensors(path: Path) -> dict[str, Any]:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        with warnings.catch_warnings(action="ignore"):  # of pickles that are refused anyway
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged pickle raises nearly anything, IndexError and so on
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
             f"'{path}' is damaged or holds more than weights, and was not loaded: {reason[:200]}"
@@ -179,7 +193,9 @@ def load_cellseg3d_weights(path: str | os.PathLike[str]) -> WNet3D:
         raise CheckpointError(f"there is no weights file '{path}'; check the path")
     tensors = _read_tensors(path)
     first, last = "encoder.in_b.module.0.weight", "encoder.out_b.module.8.weight"
-    if not isinstance(tensors, dict) or first not in tensors or last not in tensors:
+    tensors = tensors if isinstance(tensors, dict) else {}
+    wanted = [tensors.get(first), tensors.get(last), *tensors.values()]
+    if not all(isinstance(t, torch.Tensor) and t.ndim for t in wanted):
         raise CheckpointError(f"'{path}' does not hold the weights of a WNet3D")
     channels, classes = tensors[first].shape[0], tensors[last].shape[0]
     try:

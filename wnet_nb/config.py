@@ -403,7 +403,7 @@ class Settings:
     flips: bool = _option(
         False,
         "cells",
-        "Average over mirrored copies of each block: smoother, four times slower.",
+        "Average over mirrored copies of each block: smoother, eight times slower.",
         raise_when="class maps are rough",
         lower_when="time matters",
     )
@@ -421,6 +421,11 @@ class Settings:
         if self.ncut_weight == 0 and self.reconstruction_weight == 0:
             raise ConfigError(
                 "ncut_weight=0 and reconstruction_weight=0 leave nothing to learn; raise one"
+            )
+        if max(self.foreground_classes or (0,)) >= self.n_classes:
+            raise ConfigError(
+                f"foreground_classes={self.foreground_classes} does not fit n_classes="
+                f"{self.n_classes}; classes count from 0"
             )
 
     @property
@@ -497,7 +502,8 @@ def _check_item(name: str, option: Option, value: Any) -> Any:
         return value
     if option.kind is str:
         if not isinstance(value, str) or (option.choices and value not in option.choices):
-            raise ConfigError(f"{name}={value!r} must be one of: {', '.join(option.choices)}")
+            expected = f"one of: {', '.join(option.choices)}" if option.choices else "text"
+            raise ConfigError(f"{name}={value!r} must be {expected}")
         return value
     if isinstance(value, bool | str) or not _is_number(value):
         raise ConfigError(f"{name}={value!r} must be a number")
@@ -517,7 +523,7 @@ def _check_item(name: str, option: Option, value: Any) -> Any:
 def _is_number(value: Any) -> bool:
     try:
         return math.isfinite(float(value))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return False
 
 
@@ -596,9 +602,10 @@ def load_settings(path: str | os.PathLike[str]) -> Settings:
         raise ConfigError(f"there is no settings file '{path}'; check the path") from None
     except (OSError, ValueError) as error:
         raise ConfigError(f"'{path}' is not a readable settings file: {error}") from None
-    if not isinstance(content, dict):
+    options = content.get("options", content) if isinstance(content, dict) else None
+    if not isinstance(options, dict):
         raise ConfigError(f"'{path}' is not a settings file: it holds no options")
     try:
-        return from_mapping(content.get("options", content))
+        return from_mapping(options)
     except ConfigError as error:
         raise ConfigError(f"'{path}': {error}") from None

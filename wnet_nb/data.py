@@ -45,9 +45,11 @@ class Normalisation:
         """Return `array` (any shape, real dtype) as float32 in 0-100; all 0 if low = high."""
         if self.high <= self.low:
             return np.zeros(array.shape, np.float32)
-        scale = 100.0 / (self.high - self.low)
-        values = (np.asarray(array).astype(np.float64) - self.low) * scale
-        return np.clip(values, 0, 100, out=values).astype(np.float32)
+        values = np.asarray(array).astype(np.float64)
+        np.clip(values, self.low, self.high, out=values)
+        values -= self.low
+        values /= self.high - self.low  # not times the inverse, which overflows in a tiny range
+        return (values * 100).astype(np.float32)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
@@ -77,7 +79,7 @@ def fit_normalisation(
     Raises
     ------
     DataError
-        If the volume is empty or holds NaN or infinite values.
+        If the volume is empty, holds NaN or infinite values, or spans more than float64 does.
     """
     if array.size == 0:
         raise DataError(f"'{name}' is empty: its shape is {array.shape}")
@@ -92,11 +94,14 @@ def fit_normalisation(
         low, high = min(low, lowest), max(high, highest)
     if method == "percentile":
         step = max(1, round((array.size / SAMPLE_VOXELS) ** (1 / 3)))
-        robust = np.percentile(array[::step, ::step, ::step], PERCENTILES)
+        sample = array[::step, ::step, ::step].astype(np.float64)
+        robust = np.percentile(sample, PERCENTILES)
         if robust[1] > robust[0]:
             low, high = float(robust[0]), float(robust[1])
     elif method != "minmax":
         raise DataError(f"normalisation='{method}' must be percentile or minmax")
+    if high - low == np.inf:
+        raise DataError(f"'{name}' spans {low:g} to {high:g}, which is too wide to compute with")
     return Normalisation(method, low, high)
 
 

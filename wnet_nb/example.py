@@ -77,7 +77,8 @@ def make_example(
     Raises
     ------
     ValueError
-        If a size, radius or count is not positive, or ``touching_fraction`` is not in 0 to 1.
+        If a size, radius or count is not positive, a blur or noise negative, ``n_cells`` above
+        65535, or ``touching_fraction`` not in 0 to 1.
 
     Examples
     --------
@@ -85,9 +86,9 @@ def make_example(
     >>> image.shape, str(image.dtype), int(labels.max())
     ((32, 32, 32), 'uint16', 5)
     """
-    _check(shape, voxel_size_um, cell_radius_um, n_cells, touching_fraction, noise)
     if blur_um is None:
         blur_um = cell_radius_um / 6
+    _check(shape, voxel_size_um, cell_radius_um, n_cells, touching_fraction, blur_um, noise)
     rng = np.random.default_rng(seed)
     voxel_size = np.asarray(voxel_size_um, dtype=float)
     nuclei = _place_nuclei(rng, shape * voxel_size, cell_radius_um, n_cells, touching_fraction)
@@ -101,21 +102,20 @@ def make_example(
     return image, labels
 
 
-def _check(shape, voxel_size_um, cell_radius_um, n_cells, touching_fraction, noise) -> None:
+def _check(shape, voxel_size_um, cell_radius_um, n_cells, touching_fraction, blur_um, noise):
     """Raise ValueError for arguments of `make_example` that make no volume."""
     if len(shape) != 3 or min(shape) < 1:
         raise ValueError(f"shape {shape} is not three positive sizes (z, y, x)")
     if len(voxel_size_um) != 3 or min(voxel_size_um) <= 0:
         raise ValueError(f"voxel_size_um {voxel_size_um} is not three positive lengths (z, y, x)")
-    if cell_radius_um <= 0 or n_cells < 1 or noise < 0:
-        raise ValueError(
-            f"cell_radius_um {cell_radius_um} and n_cells {n_cells} must be positive, "
-            f"noise {noise} not negative"
-        )
+    if cell_radius_um <= 0:
+        raise ValueError(f"cell_radius_um {cell_radius_um} is not positive")
+    if not 1 <= n_cells <= np.iinfo(np.uint16).max:
+        raise ValueError(f"n_cells {n_cells} is not in 1 to 65535 (uint16 labels)")
     if not 0 <= touching_fraction <= 1:
         raise ValueError(f"touching_fraction {touching_fraction} is not in 0 to 1")
-    if n_cells > np.iinfo(np.uint16).max:
-        raise ValueError(f"n_cells {n_cells} does not fit uint16 labels; choose at most 65535")
+    if blur_um < 0 or noise < 0:
+        raise ValueError(f"blur_um {blur_um} and noise {noise} must not be negative")
 
 
 def _place_nuclei(rng, extent_um, radius_um, n_cells, touching_fraction) -> list[_Nucleus]:

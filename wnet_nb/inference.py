@@ -24,7 +24,7 @@ def predict_probabilities(
     *,
     normalisation: Normalisation | str = "percentile",
     tile_size: int = TILE_SIZE,
-    overlap: int = OVERLAP,
+    overlap: int | None = None,
     flips: bool = False,
     out: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -41,12 +41,12 @@ def predict_probabilities(
     normalisation : Normalisation or str
         Brightness range, or the method by which to find it, once for the whole volume.
     tile_size, overlap : int
-        Edge of a tile and what neighbouring tiles share, in voxels. Memory grows with
-        `tile_size`, not with the volume.
+        Edge of a tile and what neighbouring tiles share, in voxels: 32, or half of a tile
+        where that is less, if not given. Memory grows with `tile_size`, not with the volume.
     flips : bool
         Average over the eight mirror images of each tile.
     out : Path, optional
-        A new ``.npy`` file to write to, tile by tile, instead of memory.
+        A new ``.npy`` file to write to, tile by tile, instead of memory; never overwritten.
     progress : callable, optional
         Called with (tiles done, tiles in all).
 
@@ -58,17 +58,23 @@ def predict_probabilities(
     Raises
     ------
     ValueError
-        If the image is not 3D or is too small, or the tiles do not work out.
+        If the image is not 3D or is too small, the tiles do not work out, or `out` exists.
     """
     if image.ndim != 3 or min(image.shape) < DEPTH_FACTOR:
         raise ValueError(
             f"a volume needs 3 axes of at least {DEPTH_FACTOR} voxels; this one is {image.shape}"
         )
-    if tile_size % DEPTH_FACTOR or overlap % DEPTH_FACTOR or not 0 <= overlap <= tile_size // 2:
+    if overlap is None:
+        overlap = min(OVERLAP, tile_size // 2 // DEPTH_FACTOR * DEPTH_FACTOR)
+    whole = not (tile_size % DEPTH_FACTOR or overlap % DEPTH_FACTOR)
+    if not (whole and tile_size >= DEPTH_FACTOR and 0 <= overlap <= tile_size // 2):
         raise ValueError(
             f"tile_size={tile_size} and overlap={overlap} must be multiples of {DEPTH_FACTOR}, "
             "and the overlap at most half of the tile"
         )
+    out = None if out is None else Path(out)
+    if out is not None and out.exists():
+        raise ValueError(f"'{out}' exists and is not overwritten; choose another name")
     if isinstance(normalisation, str):
         normalisation = fit_normalisation(image, normalisation)
     tiles = [_tile_axis(n, tile_size, overlap) for n in image.shape]

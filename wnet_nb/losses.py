@@ -207,15 +207,15 @@ def wnet_losses(
     probabilities: Tensor, reconstruction: Tensor, image: Tensor, settings: Settings
 ) -> Losses:
     """Both losses and their weighted sum, in float32 whatever the network's precision."""
-    probabilities, reconstruction = probabilities.float(), reconstruction.float()
-    soft_ncut = soft_ncut_loss(
-        probabilities,
-        image,
-        intensity_sigma=settings.intensity_sigma,
-        spatial_sigma=settings.spatial_sigma,
-        radius=settings.radius,
-        affinity=settings.affinity,
-    )
-    rebuilt = reconstruction_loss(reconstruction, image, settings.reconstruction_loss)
+    with torch.autocast(image.device.type, enabled=False):
+        soft_ncut = soft_ncut_loss(
+            probabilities.float(),
+            image,
+            intensity_sigma=settings.intensity_sigma,
+            spatial_sigma=settings.spatial_sigma,
+            radius=settings.radius,
+            affinity=settings.affinity,
+        )
+        rebuilt = reconstruction_loss(reconstruction.float(), image, settings.reconstruction_loss)
     total = settings.ncut_weight * soft_ncut + settings.reconstruction_weight * rebuilt
     return Losses(soft_ncut, rebuilt, total)

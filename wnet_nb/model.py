@@ -103,6 +103,11 @@ class UNet3D(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:  # (N, in, Z, Y, X) -> (N, out, Z, Y, X)
         """Apply the network; Z, Y and X must be multiples of 8."""
+        channels = self.in_b.module[0].in_channels
+        if x.ndim != 5 or x.shape[1] != channels:
+            raise ValueError(
+                f"the network takes (N, {channels}, Z, Y, X), not a tensor of {tuple(x.shape)}"
+            )
         if any(edge % DEPTH_FACTOR for edge in x.shape[2:]):
             raise ValueError(
                 f"the network takes edges that are multiples of {DEPTH_FACTOR}, "
@@ -143,7 +148,7 @@ class WNet3D(nn.Module):
         self, n_classes: int = 2, *, base_channels: int = 64, dropout: float = 0.65
     ) -> None:
         super().__init__()
-        if base_channels % NORM_GROUPS:
+        if base_channels < 1 or base_channels % NORM_GROUPS:
             raise ValueError(f"base_channels={base_channels} must be a multiple of {NORM_GROUPS}")
         sizes = {"base_channels": base_channels, "dropout": dropout}
         self.encoder = UNet3D(1, n_classes, **sizes)

@@ -166,10 +166,14 @@ def fit(
 
 def run(events: Iterable[Event], observe: Callable[[Event], None]) -> WNet3D:
     """Drive a training to its end, hand every event to `observe`, and return the model."""
-    for event in events:
-        observe(event)
-        if isinstance(event, Finished):
-            return event.model
+    try:
+        for event in events:
+            observe(event)
+            if isinstance(event, Finished):
+                return event.model
+    finally:
+        if isinstance(events, Generator):  # at once, not when the traceback is thrown away
+            events.close()
     raise TrainingError("the training ended without a model")
 
 
@@ -185,15 +189,19 @@ class _Trainer:
     ) -> None:
         if not volumes:
             raise TrainingError("there is no volume to train on")
-        self.settings, self.run, self.validation, self.live = settings, run, validation, live
+        self.settings, self.validation, self.live = settings, validation, live
+        self.run = None if run is None else Path(run)
         self.device = torch.device(choose_device() if device == "auto" else device)
         self.dtype = choose_dtype(settings.precision, self.device)
-        self.ranges = [fit_normalisation(v, settings.normalisation) for v in volumes]
+        names = [f"volume {i} of {len(volumes)}" for i in range(1, len(volumes) + 1)]
+        self.ranges = ranges_of(volumes, names, settings.normalisation)
         self.sampler = PatchSampler(volumes, self.ranges, settings)
-        torch.manual_seed(settings.seed)
-        self.model = checkpoint.build_model(settings)
-        if settings.start_from:
-            checkpoint.load_start_weights(self.model, settings.start_from)
+        self.shapes = [v.shape for v in volumes]
+        with torch.random.fork_rng([]):  # the caller's random numbers stay as they were
+            torch.manual_seed(settings.seed)
+            self.model = checkpoint.build_model(settings)
+            if settings.start_from:
+                checkpoint.load_start_weights(self.model, settings.start_from)
         self.model.to(self.device)
         self.optimizer = torch.optim.Adam(
             self.model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
@@ -203,7 +211,7 @@ class _Trainer:
         )
         self.refused = 0
         self.progress = _Progress()
-        self.saved_step = -1
+        self.saved = (0, 0)  # step and epoch of the newest state on disk
         self._restore()
         self.preview_patch = self.sampler.richest(np.random.default_rng([settings.seed, 1]))
 
@@ -232,11 +240,15 @@ class _Trainer:
         )
 
     def _started(self) -> Started:
-        shapes = [a.shape for a in self.sampler.arrays]
-        remarks = []
+        remarks = [
+            f"volume {i} is smaller than a patch and is enlarged to {_times(now.shape)} voxels by "
+            "reflection"
+            for i, (now, given) in enumerate(zip(self.sampler.arrays, self.shapes, strict=True), 1)
+            if now.shape != given
+        ]
         if self.sampler.shape != self.settings.patch_shape:
             remarks.append(
-                f"patches are {'×'.join(map(str, self.sampler.shape))} voxels, as no volume is "
+                f"patches are {_times(self.sampler.shape)} voxels, as no volume is "
                 f"as large as patch_size={self.settings.patch_size} in every axis"
             )
         return Started(
@@ -247,7 +259,7 @@ class _Trainer:
             patch_shape=self.sampler.shape,
             device=describe_device(self.device),
             precision=str(self.dtype).removeprefix("torch."),
-            remarks=tuple(remarks) if shapes else (),
+            remarks=tuple(remarks),
             history=tuple(dict(r) for r in self.progress.history),
         )
 
@@ -307,6 +319,7 @@ class _Trainer:
         changed = {k: v for k, v in wanted.items() if v != getattr(self.settings, k)}
         if changed:
             self.settings = self.settings.replace(**changed)
+            changed = {k: getattr(self.settings, k) for k in changed}  # as checked, not numpy's
             self.progress.live.update(changed)
             words = "; ".join(f"{k}={v:g}" for k, v in changed.items())
             self.progress.changes.append(f"step {self.progress.step + 1}: {words}")
@@ -361,15 +374,17 @@ class _Trainer:
         scores = []
         for image, truth in self.validation:
             ranges = fit_normalisation(image, self.settings.normalisation)
-            probabilities = predict_probabilities(self.model, image, normalisation=ranges)
+            probabilities = predict_probabilities(
+                self.model, image, normalisation=ranges, tile_size=self.settings.tile_size
+            )
             scores.append(best_class_dice(probabilities, truth)[1])
         self.model.train()
         return float(np.mean(scores))
 
     def save_state(self, *, best: bool = False) -> None:
-        """Write a full state and the weights to the run folder, once per step at most."""
+        """Write a full state and the weights to the run folder, unless they are there already."""
         p = self.progress
-        if self.run is None or p.step == self.saved_step or p.step == 0:
+        if self.run is None or (p.step, p.epoch) == self.saved:
             return
         state = {
             "step": p.step,
@@ -383,7 +398,7 @@ class _Trainer:
         checkpoint.save_weights(
             self.run / checkpoint.WEIGHTS, self.model, self.settings, p.history
         )
-        self.saved_step = p.step
+        self.saved = (p.step, p.epoch)
 
     def _restore(self) -> None:
         state = checkpoint.load_newest_state(self.run) if self.run else None
@@ -393,7 +408,7 @@ class _Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.progress = _Progress(**state["progress"])
-        self.saved_step = self.progress.step
+        self.saved = (self.progress.step, self.progress.epoch)
         self.settings = self.settings.replace(**self.progress.live)
 
 
@@ -402,6 +417,10 @@ def ranges_of(
 ) -> list[Normalisation]:
     """Return the brightness range of every volume, naming the volume in an error."""
     return [fit_normalisation(v, method, name=n) for v, n in zip(volumes, names, strict=True)]
+
+
+def _times(shape: Sequence[int]) -> str:
+    return "×".join(map(str, shape))
 
 
 def choose_device() -> str:

@@ -1,0 +1,315 @@
+"""Tests of `wnet_nb.checkpoint`: what comes back is what was saved, or a clear error."""
+
+import json
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from wnet_nb.checkpoint import (
+    STATES,
+    WEIGHTS,
+    CheckpointError,
+    build_model,
+    load_cellseg3d_weights,
+    load_checkpoint,
+    load_newest_state,
+    load_start_weights,
+    save_cellseg3d_weights,
+    save_state,
+    save_weights,
+    write_whole,
+)
+from wnet_nb.config import Settings
+from wnet_nb.model import WNet3D
+
+SETTINGS = Settings(
+    base_channels=4, n_classes=3, normalisation="minmax", voxel_size_um=(2.0, 0.5, 0.5), dropout=0.2
+)
+HISTORY = [{"epoch": 1, "step": 4, "soft_ncut": 0.1 + 0.2, "changes": "step 2: radius=3 é"}]
+
+
+@pytest.fixture
+def model():
+    return build_model(SETTINGS)
+
+
+@pytest.fixture
+def run(model, tmp_path):
+    save_weights(tmp_path / WEIGHTS, model, SETTINGS, HISTORY)
+    return tmp_path
+
+
+@pytest.fixture
+def pth(model, tmp_path):
+    save_cellseg3d_weights(tmp_path / "wnet_latest.pth", model)
+    return tmp_path / "wnet_latest.pth"
+
+
+def outputs(model):
+    """Return both outputs of a network in evaluation mode."""
+    image = torch.rand(1, 1, 8, 16, 8, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        return model.eval()(image)
+
+
+def same(one, other):
+    """Say whether two networks give the same bits."""
+    return all(torch.equal(a, b) for a, b in zip(outputs(one), outputs(other), strict=True))
+
+
+@pytest.mark.parametrize("name", ["", WEIGHTS])
+def test_saved_model_comes_back_bit_for_bit_with_settings_and_history(name, model, run):
+    found = load_checkpoint(run / name)
+    assert same(model, found.model)
+    assert found.settings == SETTINGS and found.history == HISTORY
+    assert found.source == run / WEIGHTS
+
+
+def test_loaded_model_is_in_evaluation_mode_and_can_be_trained_on(run):
+    model = load_checkpoint(run).model
+    assert not model.training and all(p.requires_grad for p in model.parameters())
+
+
+def test_published_weights_come_back_bit_for_bit(model, pth):
+    found = load_cellseg3d_weights(pth)
+    assert same(model, found) and not found.training
+
+
+def test_published_weights_expect_the_published_normalisation(pth):
+    settings = load_checkpoint(pth).settings
+    assert (settings.n_classes, settings.base_channels) == (3, 4)
+    assert settings.normalisation == "minmax"
+
+
+def test_written_pth_has_the_published_names_and_shapes(tmp_path):
+    save_cellseg3d_weights(tmp_path / "full.pth", WNet3D())
+    state = torch.load(tmp_path / "full.pth", weights_only=True)
+    golden = Path(__file__).parent / "golden" / "cellseg3d_state_dict.json"
+    assert [[n, list(t.shape)] for n, t in state.items()] == json.loads(golden.read_text())
+
+
+def test_existing_pth_is_not_overwritten(model, pth):
+    before = pth.read_bytes()
+    with pytest.raises(CheckpointError, match=r"wnet_latest\.pth.*not overwritten"):
+        save_cellseg3d_weights(pth, model)
+    assert pth.read_bytes() == before
+
+
+NAME = "encoder.conv1.module.0.weight"
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda state: state.pop(NAME),
+        lambda state: state.update(extra=torch.zeros(2)),
+        lambda state: state.update({NAME: state[NAME][:, :2]}),
+        lambda state: state[NAME].view(-1)[5:6].fill_(float("nan")),
+        lambda state: state[NAME].view(-1)[5:6].fill_(float("inf")),
+        lambda state: state.update({NAME: 3}),
+        lambda state: state.update({NAME: "weights"}),
+        lambda state: state.update({"encoder.in_b.module.0.weight": torch.tensor(4.0)}),
+        lambda state: state.update({"encoder.in_b.module.0.weight": torch.zeros(0, 1, 3, 3, 3)}),
+        lambda state: state.pop("encoder.out_b.module.8.weight"),
+        lambda state: state.clear(),
+    ],
+    ids="missing extra shape nan inf number word scalar empty head nothing".split(),
+)
+def test_pth_that_does_not_fit_to_the_letter_is_refused_by_name(spoil, pth):
+    state = torch.load(pth, weights_only=True)
+    spoil(state)
+    torch.save(state, pth)
+    with pytest.raises(CheckpointError, match=r"wnet_latest\.pth"):
+        load_cellseg3d_weights(pth)
+
+
+@pytest.mark.parametrize("content", [[torch.zeros(2)], torch.zeros(2), "words", None])
+def test_pth_that_holds_no_state_dict_is_refused_by_name(content, pth):
+    torch.save(content, pth)
+    with pytest.raises(CheckpointError, match=r"wnet_latest\.pth"):
+        load_cellseg3d_weights(pth)
+
+
+class Hostile:
+    """An object whose pickle makes a folder when it is loaded."""
+
+    def __init__(self, mark):
+        self.mark = str(mark)
+
+    def __reduce__(self):
+        return os.mkdir, (self.mark,)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_code_in_a_pth_does_not_run(zipped, model, tmp_path):
+    path, mark = tmp_path / "hostile.pth", tmp_path / "it ran"
+    content = {**model.state_dict(), NAME: Hostile(mark)}
+    if zipped:
+        torch.save(content, path)
+    else:
+        path.write_bytes(pickle.dumps(content))
+    with pytest.raises(CheckpointError, match=r"hostile\.pth.*more than weights"):
+        load_checkpoint(path)
+    assert not mark.exists()
+    torch.load(path, weights_only=False) if zipped else pickle.loads(path.read_bytes())
+    assert mark.exists()  # the file is as hostile as it should be
+
+
+@pytest.mark.parametrize("kind", ["pth", "safetensors"])
+def test_truncated_file_is_refused_by_name_wherever_it_ends(kind, pth, run):
+    path = pth if kind == "pth" else run / WEIGHTS
+    whole = path.read_bytes()
+    for share in (0, 0.001, 0.1, 0.5, 0.9, 0.999):
+        path.write_bytes(whole[: int(share * len(whole))])
+        with pytest.raises(CheckpointError, match=path.name):
+            load_checkpoint(path)
+
+
+def test_spoilt_bytes_in_a_pth_give_a_clear_error_and_no_other(pth):
+    torch.save(torch.load(pth), pth, _use_new_zipfile_serialization=False)  # the oldest layout
+    whole, random = pth.read_bytes(), np.random.default_rng(0)
+    for _ in range(150):
+        spoilt = bytearray(whole)
+        for place in random.integers(0, 2000, 5):  # the pickle's head
+            spoilt[place] = random.integers(256)
+        pth.write_bytes(spoilt)
+        try:
+            load_cellseg3d_weights(pth)
+        except CheckpointError as error:
+            assert pth.name in str(error)
+
+
+@pytest.mark.parametrize("name", ["model.pth", "model.safetensors"])
+@pytest.mark.parametrize(
+    "content", [b"<!DOCTYPE html><html>Quota exceeded</html>", b"\x80\x04N.", bytes(range(256)) * 9]
+)
+def test_file_of_another_kind_is_refused_by_name(name, content, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match=name):
+        load_checkpoint(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"format": "other"},
+        {"format": "wnet_nb 1"},
+        {"format": "wnet_nb 1", "settings": "{", "history": "[]"},
+        {"format": "wnet_nb 1", "settings": '{"of_the_future": 1}', "history": "[]"},
+        {"format": "wnet_nb 1", "settings": "{}", "history": "["},
+    ],
+)
+def test_safetensors_without_usable_settings_is_refused_by_name(metadata, run):
+    save_file(load_file(run / WEIGHTS), run / WEIGHTS, metadata)
+    with pytest.raises(CheckpointError, match=WEIGHTS):
+        load_checkpoint(run)
+
+
+def test_safetensors_with_a_value_that_is_not_finite_is_refused(model, run):
+    with torch.no_grad():
+        model.decoder.bot.module[0].bias[1] = float("nan")
+    save_weights(run / WEIGHTS, model, SETTINGS, HISTORY)
+    with pytest.raises(CheckpointError, match=r"decoder\.bot\.module\.0\.bias"):
+        load_checkpoint(run)
+
+
+def test_absent_model_is_refused_in_words(tmp_path):
+    (tmp_path / "a.txt").write_text("no model")
+    for path, words in ((tmp_path, "run folder"), (tmp_path / "b.pth", "there is no model")):
+        with pytest.raises(CheckpointError, match=words):
+            load_checkpoint(path)
+    with pytest.raises(CheckpointError, match=r"a\.txt"):
+        load_checkpoint(tmp_path / "a.txt")
+    with pytest.raises(CheckpointError, match=r"b\.pth"):
+        load_cellseg3d_weights(tmp_path / "b.pth")
+
+
+@pytest.mark.parametrize("start", [".", WEIGHTS, "wnet_latest.pth"])
+def test_training_can_start_from_any_kind_of_weights(start, model, run, pth):
+    other = build_model(SETTINGS)
+    assert not same(other, model)
+    load_start_weights(other, run / start)
+    assert same(other, model)
+
+
+def test_weights_of_another_size_are_no_start(run):
+    with pytest.raises(CheckpointError, match=f"{WEIGHTS}.*does not fit"):
+        load_start_weights(WNet3D(2, base_channels=4), run)
+
+
+def state_at(step):
+    """Return a small full state."""
+    return {"step": step, "model": {"w": torch.full((3,), float(step))}, "history": [{"a": 1.5}]}
+
+
+def test_state_comes_back_as_saved(tmp_path):
+    save_state(tmp_path / "run", state_at(7), best=False)
+    found = load_newest_state(tmp_path / "run")
+    assert found["step"] == 7 and found["history"] == [{"a": 1.5}]
+    assert torch.equal(found["model"]["w"], torch.full((3,), 7.0))
+
+
+def test_last_two_states_and_the_best_one_are_kept(tmp_path):
+    for step in (5, 10, 95, 100, 1000):
+        save_state(tmp_path, state_at(step), best=step == 10)
+    names = [p.name for p in sorted((tmp_path / STATES).iterdir())]
+    assert names == ["best.pt", "step-00000100.pt", "step-00001000.pt"]
+    assert torch.load(tmp_path / STATES / "best.pt", weights_only=True)["step"] == 10
+
+
+def test_there_is_no_state_in_a_new_folder(tmp_path):
+    assert load_newest_state(tmp_path) is None
+
+
+def test_damaged_newest_state_gives_way_to_the_one_before(tmp_path):
+    for step in (1, 2):
+        save_state(tmp_path, state_at(step), best=False)
+    newest = tmp_path / STATES / "step-00000002.pt"
+    newest.write_bytes(newest.read_bytes()[:-40])
+    assert load_newest_state(tmp_path)["step"] == 1
+
+
+def test_states_that_are_all_damaged_are_not_taken_for_none(tmp_path):
+    for step in (1, 2):
+        save_state(tmp_path, state_at(step), best=False)
+        (tmp_path / STATES / f"step-{step:08d}.pt").write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"step-00000002\.pt"):
+        load_newest_state(tmp_path)
+
+
+@pytest.mark.parametrize("interrupt", [KeyboardInterrupt, OSError("disk full")])
+def test_interrupted_write_leaves_the_old_file_and_no_half_one(interrupt, tmp_path):
+    def write(path):
+        path.write_bytes(b"half")
+        raise interrupt
+
+    path = tmp_path / "weights.bin"
+    for before in (None, b"old"):
+        if before:
+            path.write_bytes(before)
+        with pytest.raises(type(interrupt) if isinstance(interrupt, OSError) else interrupt):
+            write_whole(path, write)
+        assert [p.read_bytes() for p in tmp_path.iterdir()] == [before] * bool(before)
+
+
+def test_file_is_not_under_its_name_before_it_is_whole(tmp_path):
+    seen = []
+
+    def write(path):
+        path.write_bytes(b"first half")
+        seen.append((tmp_path / "weights.bin").exists())
+        path.write_bytes(b"whole")
+
+    write_whole(tmp_path / "weights.bin", write)
+    assert seen == [False] and (tmp_path / "weights.bin").read_bytes() == b"whole"
+
+
+def test_history_numbers_survive_exactly(model, tmp_path):
+    history = [{"total": float(np.float32(0.1)), "seconds": 1e-17}]
+    save_weights(tmp_path / WEIGHTS, model, SETTINGS, history)
+    assert load_checkpoint(tmp_path).history == history

@@ -1,0 +1,324 @@
+"""Tests of `wnet_nb.config`: the guide's values, what is refused and how, and round trips."""
+
+import dataclasses
+import json
+import math
+
+import pytest
+
+from wnet_nb.config import (
+    DEFAULTS,
+    GROUPS,
+    LIVE,
+    OPTIONS,
+    PRESETS,
+    ConfigError,
+    Settings,
+    check_value,
+    from_mapping,
+    load_settings,
+    parse_assignments,
+    preset,
+)
+
+GUIDE = {  # the CellSeg3D guide, and the published network
+    "n_classes": 2,
+    "reconstruction_loss": "MSE",
+    "intensity_sigma": 1,
+    "spatial_sigma": 4,
+    "radius": 2,
+    "ncut_weight": 0.5,
+    "reconstruction_weight": 5e-3,
+    "epochs": 50,
+    "batch_size": 4,
+    "learning_rate": 2e-5,
+    "weight_decay": 0.01,
+    "dropout": 0.65,
+    "base_channels": 64,
+    "affinity": "class_mean",
+    "normalisation": "percentile",
+    "gradient_clipping": 0,
+    "start_from": None,
+}
+NUMBERS = [name for name, option in OPTIONS.items() if option.kind in (int, float)]
+CHOICES = [name for name, option in OPTIONS.items() if option.choices]
+OTHERS = {  # one allowed value per option that is not its default
+    "n_classes": 3,
+    "base_channels": 8,
+    "dropout": 0.25,
+    "intensity_sigma": 2.5,
+    "spatial_sigma": 3.5,
+    "radius": 5,
+    "affinity": "pairwise",
+    "ncut_weight": 1.5,
+    "reconstruction_weight": 0.25,
+    "reconstruction_loss": "BCE",
+    "epochs": 7,
+    "batch_size": 3,
+    "learning_rate": 1e-3,
+    "weight_decay": 0.5,
+    "gradient_clipping": 1.0,
+    "precision": "float32",
+    "seed": 11,
+    "validation_interval": 2,
+    "start_from": "my run/weights.safetensors",
+    "patch_size": (32, 64, 48),
+    "patches_per_volume": 9,
+    "augmentation": False,
+    "normalisation": "minmax",
+    "channel": 1,
+    "time": 4,
+    "voxel_size_um": (2.0, 0.5, 0.5),
+    "cell_radius_um": 4.5,
+    "foreground_classes": (0, 2),
+    "boundary": 0.4,
+    "minimum_size": 0.5,
+    "tile_size": 64,
+    "flips": True,
+}
+
+
+def as_word(value):
+    """Return an option's value as a person types it on the command line."""
+    if isinstance(value, tuple):
+        return ",".join(str(item) for item in value)
+    return "none" if value is None else str(value)
+
+
+def refused(name, value):
+    """Return the message with which the value is refused; it must name option and value."""
+    with pytest.raises(ConfigError) as caught:
+        from_mapping({name: value})
+    assert name in str(caught.value)
+    assert str(value) in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", GUIDE)
+def test_default_is_that_of_the_guide(name):
+    assert getattr(Settings(), name) == GUIDE[name]
+
+
+def test_published_preset_is_the_defaults():
+    assert preset("published") == preset() == Settings()
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_is_valid_and_holds_what_it_says(name):
+    settings = preset(name)
+    assert {k: getattr(settings, k) for k in PRESETS[name]} == PRESETS[name]
+
+
+def test_a_change_wins_over_the_preset():
+    assert preset("quick", base_channels=8).base_channels == 8
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_every_option_explains_itself(name):
+    option = OPTIONS[name]
+    assert option.group in GROUPS
+    assert option.help.endswith(".") and "\n" not in option.help
+    assert option.raise_when and option.lower_when
+    assert not option.raise_when.endswith(".") and not option.lower_when.endswith(".")
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_every_number_has_limits_that_its_default_keeps(name):
+    option = OPTIONS[name]
+    assert math.isfinite(option.minimum) and math.isfinite(option.maximum)
+    if DEFAULTS[name] is not None:
+        assert option.minimum <= DEFAULTS[name] <= option.maximum
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_length_in_voxels_or_micrometres_states_its_unit(name):
+    unit = OPTIONS[name].unit
+    assert (unit == "µm") == name.endswith("_um")
+    if name in ("radius", "spatial_sigma", "patch_size", "tile_size"):
+        assert unit == "voxels"
+
+
+def test_live_options_exist_and_are_numbers():
+    assert set(LIVE) <= set(NUMBERS)
+
+
+def test_unknown_name_is_refused_with_the_names_there_are():
+    with pytest.raises(ConfigError, match=r"'learning_rat'.*learning_rate"):
+        from_mapping({"learning_rat": 1e-3})
+
+
+def test_unknown_preset_is_refused_with_the_names_there_are():
+    with pytest.raises(ConfigError, match=r"'fast'.*published, quick"):
+        preset("fast")
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_value_outside_its_limits_is_refused_by_name_value_and_limit(name):
+    option = OPTIONS[name]
+    step = 1 if option.kind is int else 0.001
+    for value, limit in (
+        (option.minimum - step, option.minimum),
+        (option.maximum + step, option.maximum),
+    ):
+        wrong = [value] * 3 if option.length == 3 else value
+        with pytest.raises(ConfigError, match=name) as caught:
+            check_value(name, wrong)
+        assert str(value) in str(caught.value) and f"{limit:g}" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize(
+    "value", [math.nan, math.inf, -math.inf, "3", True, [], {}, pytest.param(10**400, id="1e400")]
+)
+def test_what_is_no_finite_number_is_refused_where_a_number_belongs(name, value):
+    with pytest.raises(ConfigError, match=name):
+        check_value(name, value)
+
+
+@pytest.mark.parametrize("name", [n for n in NUMBERS if OPTIONS[n].kind is int])
+def test_fraction_is_refused_where_a_whole_number_belongs(name):
+    value = OPTIONS[name].minimum + 8.5
+    with pytest.raises(ConfigError, match=f"{name}.*{value}.*whole number"):
+        check_value(name, [value] * 3 if OPTIONS[name].length == 3 else value)
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_unknown_choice_is_refused_with_the_choices(name):
+    message = refused(name, "otherwise")
+    assert all(choice in message for choice in OPTIONS[name].choices)
+    refused(name, 1)
+
+
+@pytest.mark.parametrize("name", ["augmentation", "flips"])
+@pytest.mark.parametrize("value", [0, 1, "true", 2.0])
+def test_only_true_and_false_are_taken_for_a_switch(name, value):
+    refused(name, value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("patch_size", 60), ("tile_size", 100), ("base_channels", 10)]
+)
+def test_size_that_the_network_cannot_take_is_refused(name, value):
+    assert "multiple" in refused(name, value)
+
+
+def test_each_edge_of_a_patch_must_be_a_multiple_of_8():
+    with pytest.raises(ConfigError, match="patch_size=20"):
+        Settings(patch_size=(16, 20, 16))
+
+
+@pytest.mark.parametrize("value", [(1.0, 1.0), (1.0,) * 4, 1.0])
+def test_voxel_size_of_any_other_count_than_three_is_refused(value):
+    assert "z,y,x" in refused("voxel_size_um", value)
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_none_is_taken_only_where_an_option_may_be_unset(name):
+    if OPTIONS[name].optional:
+        assert check_value(name, None) is None
+    else:
+        with pytest.raises(ConfigError, match=name):
+            check_value(name, None)
+
+
+def test_path_that_is_no_text_is_refused_in_words():
+    assert "text" in refused("start_from", 3)
+
+
+def test_whole_number_written_as_float_becomes_an_integer():
+    value = Settings(radius=3.0).radius
+    assert value == 3 and type(value) is int
+
+
+def test_radius_that_does_not_fit_the_patch_is_refused_with_the_largest_that_does():
+    with pytest.raises(ConfigError, match="radius=8.*patch_size=16.*at most 7"):
+        Settings(radius=8, patch_size=16)
+    assert Settings(radius=7, patch_size=16).radius == 7
+
+
+def test_two_weights_of_zero_are_refused():
+    with pytest.raises(ConfigError, match="ncut_weight=0 and reconstruction_weight=0"):
+        Settings(ncut_weight=0, reconstruction_weight=0)
+
+
+def test_foreground_class_that_the_network_does_not_have_is_refused():
+    with pytest.raises(ConfigError, match=r"foreground_classes=\(0, 2\).*n_classes=2"):
+        Settings(foreground_classes=(0, 2))
+    assert Settings(foreground_classes=(0, 2), n_classes=3).foreground_classes == (0, 2)
+
+
+def test_settings_cannot_be_changed_in_place():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Settings().radius = 3
+
+
+def test_replace_changes_one_option_and_refuses_unknown_ones():
+    assert Settings(epochs=3).replace(radius=5) == Settings(epochs=3, radius=5)
+    with pytest.raises(ConfigError, match="radios"):
+        Settings().replace(radios=5)
+
+
+def test_a_single_number_stands_for_all_edges_of_a_patch():
+    assert Settings(patch_size=32).patch_shape == (32, 32, 32)
+
+
+def test_every_option_has_another_value_in_these_tests():
+    assert set(OTHERS) == set(OPTIONS)
+    assert not [n for n in OPTIONS if OTHERS[n] == DEFAULTS[n]]
+
+
+@pytest.mark.parametrize("values", [DEFAULTS, OTHERS], ids=["defaults", "others"])
+def test_settings_survive_json_and_the_command_line(values, tmp_path):
+    settings = Settings(**values)
+    file = tmp_path / "settings.json"
+    for content in (settings.as_dict(), {"options": settings.as_dict(), "seed_of_tea": 1}):
+        file.write_text(json.dumps(content), encoding="utf-8")
+        assert load_settings(file) == settings
+    words = [f"{name}={as_word(value)}" for name, value in values.items()]
+    assert from_mapping(parse_assignments(words)) == settings
+
+
+@pytest.mark.parametrize(
+    ("word", "value"),
+    [
+        ("learning_rate=1e-3", 1e-3),
+        ("epochs=1e2", 100),
+        ("augmentation=No", False),
+        ("flips=TRUE", True),
+        ("channel=None", None),
+        ("foreground_classes=1", (1,)),
+        ("foreground_classes=1,2", (1, 2)),
+        ("patch_size=48", 48),
+        ("start_from=a=b.pth", "a=b.pth"),
+    ],
+)
+def test_word_of_the_command_line_becomes_its_value(word, value):
+    parsed = parse_assignments([word])[word.partition("=")[0]]
+    assert parsed == value and type(parsed) is type(value)
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["radius", "radius=", "radius=two", "radius=2,3", "radius=nan", "epochs=inf", "flips=maybe"]
+    + ["radios=2", "voxel_size_um=1,1", "voxel_size_um=1,1,x", "epochs=none"],
+)
+def test_malformed_word_of_the_command_line_is_refused(word):
+    with pytest.raises(ConfigError, match=word.partition("=")[0]):
+        parse_assignments([word])
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[1]", "3", '{"radius": NaN}', '{"radios": 1}', '{"options": 3}', '{"radius": "2"}']
+    + ['{"options": {"seed": -1}}', "\udcff"],
+)
+def test_bad_settings_file_is_refused_by_name(text, tmp_path):
+    file = tmp_path / "mine.json"
+    file.write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(ConfigError, match=r"mine\.json"):
+        load_settings(file)
+
+
+def test_missing_settings_file_is_refused_by_name(tmp_path):
+    with pytest.raises(ConfigError, match=r"absent\.json"):
+        load_settings(tmp_path / "absent.json")

@@ -1,0 +1,432 @@
+"""Tests of `wnet_nb.training`: repeatable, resumable, convergent, and safe when a loss runs away."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from wnet_nb import checkpoint
+from wnet_nb.config import ConfigError, Settings
+from wnet_nb.data import DataError, normalise
+from wnet_nb.metrics import best_class_dice
+from wnet_nb.training import (
+    EpochEnd,
+    Finished,
+    Started,
+    StepEnd,
+    TrainingError,
+    fit,
+    run,
+)
+
+TINY = Settings(
+    base_channels=4,
+    dropout=0.3,
+    intensity_sigma=10,
+    epochs=2,
+    batch_size=2,
+    learning_rate=1e-3,
+    patch_size=16,
+    patches_per_volume=5,
+    precision="float32",
+)
+LIMITS = {"epochs", "learning_rate", "seconds", "peak_memory_mb"}  # no result of the arithmetic
+
+
+def balls(shape=(24, 24, 24), seed=0):
+    """Return bright balls of radius 4 on a dark noisy ground, uint16, and their mask."""
+    random = np.random.default_rng(seed)
+    grid = np.stack(np.indices(shape), -1)
+    mask = np.zeros(shape, bool)
+    for centre in random.uniform(4, np.array(shape) - 4, (5, 3)):
+        mask |= ((grid - centre) ** 2).sum(-1) < 16
+    return (100 + 800 * mask + random.normal(0, 20, shape)).astype(np.uint16), mask
+
+
+VOLUME, MASK = balls()
+
+
+def of_kind(events, kind):
+    """Return the events of one kind."""
+    return [event for event in events if isinstance(event, kind)]
+
+
+def losses(events):
+    """Return (step, soft N-cut, reconstruction, total) of every step."""
+    return [
+        (e.step, e.soft_ncut, e.reconstruction, e.total) for e in of_kind(events, StepEnd)
+    ]
+
+
+def rows(history):
+    """Return history rows without what the clock and the memory say."""
+    return [{k: v for k, v in row.items() if k not in LIMITS} for row in history]
+
+
+def weights(model):
+    """Return all weights as bytes."""
+    return b"".join(t.numpy().tobytes() for t in model.state_dict().values())
+
+
+@pytest.fixture(scope="module")
+def whole():
+    """Give the events of one undisturbed run of four epochs."""
+    return list(fit([VOLUME], TINY.replace(epochs=4)))
+
+
+def test_events_come_in_order_with_their_numbers(whole):
+    kinds = [type(event) for event in whole]
+    assert kinds == [Started] + ([StepEnd] * 3 + [EpochEnd]) * 4 + [Finished]
+    assert [e.step for e in of_kind(whole, StepEnd)] == list(range(1, 13))
+    assert [e.epoch for e in of_kind(whole, StepEnd)] == [1] * 3 + [2] * 3 + [3] * 3 + [4] * 3
+    assert whole[0].steps_per_epoch == 3  # 5 patches in batches of 2, 2 and 1
+    assert (whole[0].patch_shape, whole[0].precision) == ((16, 16, 16), "float32")
+    assert (whole[-1].epochs, whole[-1].steps) == (4, 12)
+
+
+def test_history_row_is_the_mean_of_its_steps_in_the_columns_of_the_contract(whole):
+    columns = "epoch step soft_ncut reconstruction total learning_rate seconds peak_memory_mb changes"
+    steps = np.array([e[1:] for e in losses(whole)]).reshape(4, 3, 3).mean(axis=1)
+    for number, row in enumerate(whole[-1].history):
+        assert list(row) == columns.split()
+        assert (row["epoch"], row["step"], row["changes"]) == (number + 1, 3 * number + 3, "")
+        assert row["learning_rate"] == 1e-3 and row["seconds"] > 0 and row["peak_memory_mb"] > 0
+        found = [row["soft_ncut"], row["reconstruction"], row["total"]]
+        np.testing.assert_allclose(found, steps[number], rtol=1e-12)
+    assert [e.row for e in of_kind(whole, EpochEnd)] == list(whole[-1].history)
+
+
+def test_total_is_the_weighted_sum_at_every_step(whole):
+    for _, cut, rebuilt, total in losses(whole):
+        assert total == pytest.approx(0.5 * cut + 5e-3 * rebuilt, rel=1e-6)
+
+
+def test_time_left_falls_to_zero(whole):
+    assert [e.seconds_left > 0 for e in of_kind(whole, EpochEnd)] == [True, True, True, False]
+    assert of_kind(whole, EpochEnd)[-1].seconds_left == 0
+
+
+def test_same_seed_gives_the_same_losses_and_weights_bit_for_bit(whole):
+    torch.manual_seed(99)  # the caller's numbers play no part
+    again = list(fit([VOLUME], TINY.replace(epochs=4)))
+    assert losses(again) == losses(whole)
+    assert weights(again[-1].model) == weights(whole[-1].model)
+
+
+def test_another_seed_gives_other_losses(whole):
+    other = list(fit([VOLUME], TINY.replace(epochs=1, seed=1)))
+    assert not {e[3] for e in losses(other)} & {e[3] for e in losses(whole)}
+
+
+def test_random_numbers_of_the_caller_stay_as_they_were():
+    torch.manual_seed(5)
+    np.random.seed(5)  # noqa: NPY002  the global state is what is tested
+    before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    list(fit([VOLUME], TINY.replace(epochs=1)))
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert np.array_equal(np.random.get_state()[1], before[1])  # noqa: NPY002
+
+
+def test_losses_fall_and_the_balls_are_found():
+    settings = TINY.replace(
+        base_channels=8, dropout=0, epochs=6, patches_per_volume=20, learning_rate=3e-3
+    )
+    events = list(fit([VOLUME], settings, validation=[(VOLUME, MASK)]))
+    first, *_, last = (e.row for e in of_kind(events, EpochEnd))
+    assert last["soft_ncut"] < 0.5 * first["soft_ncut"]
+    assert last["reconstruction"] < first["reconstruction"]
+    assert of_kind(events, EpochEnd)[-1].validation_dice > 0.8
+
+
+@pytest.mark.parametrize("stop", [1, 3, 4, 8, 11, 12])
+def test_closed_and_resumed_training_ends_with_the_same_bits(stop, whole, tmp_path):
+    settings = TINY.replace(epochs=4)
+    events = fit([VOLUME], settings, run=tmp_path)
+    first = []
+    for event in events:
+        first.append(event)
+        if isinstance(event, StepEnd) and event.step == stop:
+            break
+    events.close()
+    assert checkpoint.load_newest_state(tmp_path)["step"] == stop
+    second = list(fit([VOLUME], settings, run=tmp_path))
+    assert losses(first) + losses(second) == losses(whole)
+    assert rows(second[-1].history) == rows(whole[-1].history)
+    assert weights(second[-1].model) == weights(whole[-1].model)
+    saved = checkpoint.load_checkpoint(tmp_path)
+    assert weights(saved.model) == weights(whole[-1].model)
+    assert rows(saved.history) == rows(whole[-1].history)
+
+
+def test_resumed_training_says_how_far_it_was(tmp_path):
+    list(fit([VOLUME], TINY.replace(epochs=1), run=tmp_path))
+    started = next(fit([VOLUME], TINY, run=tmp_path))
+    assert (started.epochs, started.epochs_done) == (2, 1)
+    assert [row["epoch"] for row in started.history] == [1]
+
+
+def test_finished_training_that_is_resumed_only_says_so(tmp_path):
+    list(fit([VOLUME], TINY.replace(epochs=1), run=tmp_path))
+    events = list(fit([VOLUME], TINY.replace(epochs=1), run=tmp_path))
+    assert [type(e) for e in events] == [Started, Finished]
+
+
+def test_run_folder_of_another_network_is_refused(tmp_path):
+    list(fit([VOLUME], TINY.replace(epochs=1), run=tmp_path))
+    with pytest.raises(checkpoint.CheckpointError, match="does not fit"):
+        next(fit([VOLUME], TINY.replace(base_channels=8), run=tmp_path))
+
+
+def test_training_closed_before_its_first_step_writes_nothing(tmp_path):
+    events = fit([VOLUME], TINY, run=tmp_path)
+    next(events)
+    events.close()
+    assert not list(tmp_path.iterdir())
+
+
+def test_interrupt_in_the_observer_saves_the_state(tmp_path):
+    def observe(event):
+        if isinstance(event, StepEnd) and event.step == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(fit([VOLUME], TINY, run=tmp_path), observe)
+    assert checkpoint.load_newest_state(tmp_path)["step"] == 2
+
+
+def test_driver_hands_on_every_event_and_returns_the_model_in_evaluation_mode():
+    seen = []
+    model = run(fit([VOLUME], TINY.replace(epochs=1)), seen.append)
+    assert [type(e) for e in seen] == [Started, StepEnd, StepEnd, StepEnd, EpochEnd, Finished]
+    assert model is seen[-1].model and not model.training
+
+
+def test_driver_without_a_finish_is_an_error():
+    with pytest.raises(TrainingError, match="without a model"):
+        run(iter([]), print)
+
+
+def test_best_state_is_the_one_of_the_lowest_total(tmp_path):
+    history = list(fit([VOLUME], TINY.replace(epochs=4), run=tmp_path))[-1].history
+    best = torch.load(tmp_path / "checkpoints" / "best.pt", weights_only=True)
+    assert best["step"] == min(history, key=lambda row: row["total"])["step"]
+
+
+def run_away(folder):
+    """Spoil a saved state so that the reconstruction of the next step overflows float32."""
+    path = max((folder / "checkpoints").glob("step-*.pt"))
+    state = torch.load(path, weights_only=True)
+    state["model"]["decoder.out_b.module.8.weight"] *= 1e25  # finite, but its square is not
+    torch.save(state, path)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_loss_that_is_not_finite_stops_with_step_and_terms_and_leaves_finite_weights(
+    precision, tmp_path
+):
+    settings = TINY.replace(precision=precision)
+    list(fit([VOLUME], settings.replace(epochs=1), run=tmp_path))
+    run_away(tmp_path)
+    before = checkpoint.load_newest_state(tmp_path)["model"]
+    with pytest.raises(TrainingError) as caught:
+        list(fit([VOLUME], settings, run=tmp_path))
+    for words in ("step 4", "soft_ncut 0.", "reconstruction inf", "lower learning_rate"):
+        assert words in str(caught.value)
+    after = checkpoint.load_newest_state(tmp_path)["model"]
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert all(torch.isfinite(t).all() for t in after.values())
+    assert checkpoint.load_checkpoint(tmp_path)  # refuses weights that are not finite
+
+
+def test_gradient_that_is_not_finite_stops_before_it_reaches_the_weights(tmp_path):
+    list(fit([VOLUME], TINY.replace(epochs=1), run=tmp_path))
+    path = max((tmp_path / "checkpoints").glob("step-*.pt"))
+    state = torch.load(path, weights_only=True)
+    # Loss of 1e36 is finite; its gradient with respect to the layer before is not.
+    state["model"]["decoder.out_b.module.8.weight"] *= 1e19
+    state["model"]["decoder.out_b.module.7.weight"] *= 1e-3
+    state["model"]["decoder.out_b.module.7.bias"] *= 1e-3
+    torch.save(state, path)
+    with pytest.raises(TrainingError, match=r"step 4 .*lower learning_rate"):
+        list(fit([VOLUME], TINY, run=tmp_path))
+    after = checkpoint.load_newest_state(tmp_path)["model"]
+    assert all(torch.equal(state["model"][name], after[name]) for name in after)
+
+
+def test_largest_learning_rate_either_stops_in_words_or_keeps_finite_weights(tmp_path):
+    settings = TINY.replace(learning_rate=1, weight_decay=1, epochs=4)
+    try:
+        list(fit([VOLUME], settings, run=tmp_path))
+    except TrainingError as error:
+        assert "step" in str(error)
+    state = checkpoint.load_newest_state(tmp_path)
+    assert all(torch.isfinite(t).all() for t in state["model"].values())
+
+
+def changing(at, **change):
+    """Return a `live` that asks for a change from step `at` on."""
+    calls = iter(range(1, 1000))
+    return lambda: change if next(calls) >= at else {}
+
+
+def test_live_change_takes_effect_at_the_next_step_and_is_in_the_history(whole):
+    events = list(fit([VOLUME], TINY, live=changing(5, ncut_weight=0.25)))
+    assert losses(events)[:4] == losses(whole)[:4]
+    for step, cut, rebuilt, total in losses(events):
+        weight = 0.5 if step < 5 else 0.25
+        assert total == pytest.approx(weight * cut + 5e-3 * rebuilt, rel=1e-6)
+    assert [row["changes"] for row in events[-1].history] == ["", "step 5: ncut_weight=0.25"]
+    assert events[-1].settings == TINY.replace(ncut_weight=0.25)
+
+
+@pytest.mark.parametrize("number", [np.float32(0.25), np.int64(3), 0.25])
+def test_live_change_of_any_number_type_survives_a_resume(number, tmp_path):
+    events = fit([VOLUME], TINY, run=tmp_path, live=changing(2, reconstruction_weight=number))
+    while next(events) and events.gi_frame and not checkpoint.load_newest_state(tmp_path):
+        pass
+    events.close()
+    resumed = list(fit([VOLUME], TINY, run=tmp_path))
+    assert resumed[-1].settings.reconstruction_weight == number
+    assert resumed[0].history[0]["changes"].startswith("step 2: reconstruction_weight=")
+
+
+def test_live_change_of_another_option_is_refused_by_name():
+    with pytest.raises(TrainingError, match="epochs cannot change"):
+        list(fit([VOLUME], TINY, live=lambda: {"epochs": 3}))
+
+
+def test_live_change_out_of_limits_is_refused_by_name_and_value():
+    with pytest.raises(ConfigError, match="radius=99"):
+        list(fit([VOLUME], TINY, live=lambda: {"radius": 99}))
+
+
+def test_validation_dice_is_that_of_the_best_class_at_every_interval():
+    settings = TINY.replace(epochs=3, validation_interval=2)
+    events = list(fit([VOLUME], settings, validation=[(VOLUME, MASK)]))
+    scores = [e.validation_dice for e in of_kind(events, EpochEnd)]
+    assert scores[0] is None and scores[2] is None and 0 <= scores[1] <= 1
+
+
+def test_validation_dice_agrees_with_the_finished_model():
+    volume, mask = balls((16, 16, 16), seed=1)
+    events = list(fit([VOLUME], TINY.replace(epochs=1), validation=[(volume, mask)]))
+    with torch.inference_mode():
+        image = torch.from_numpy(normalise(volume))[None, None]
+        probabilities = events[-1].model.encode(image)[0].numpy()
+    assert events[-2].validation_dice == best_class_dice(probabilities, mask)[1]
+
+
+def test_validation_changes_nothing_in_the_training(whole):
+    events = list(fit([VOLUME], TINY, validation=[(VOLUME, MASK)]))
+    assert losses(events) == losses(whole)[:6]
+
+
+@pytest.mark.parametrize("kind", ["MSE", "BCE"])
+def test_preview_shows_one_fixed_patch_in_plain_arrays(kind):
+    settings = TINY.replace(n_classes=3, reconstruction_loss=kind)
+    first, second = (e.preview for e in of_kind(fit([VOLUME], settings), EpochEnd))
+    np.testing.assert_array_equal(first.image, second.image)
+    assert first.image.shape == first.reconstruction.shape == (16, 16, 16)
+    assert first.probabilities.shape == (3, 16, 16, 16)
+    for array in (first.image, first.probabilities, first.reconstruction):
+        assert type(array) is np.ndarray and array.dtype == np.float32
+    np.testing.assert_allclose(first.probabilities.sum(0), 1, rtol=1e-5)
+    assert first.image.min() >= 0 and first.image.max() <= 100 and first.image.any()
+    if kind == "BCE":
+        assert first.reconstruction.min() >= 0 and first.reconstruction.max() <= 100
+
+
+def test_consumer_runs_with_gradients_on_and_in_full_precision():
+    for _ in fit([VOLUME], TINY.replace(epochs=1, precision="bfloat16")):
+        assert torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
+        assert not torch.is_autocast_enabled("cpu")
+
+
+def test_consumer_may_put_the_model_in_evaluation_mode_without_harm(whole, monkeypatch):
+    made = []
+    build = checkpoint.build_model
+    monkeypatch.setattr(checkpoint, "build_model", lambda s: made.append(build(s)) or made[0])
+    seen = []
+    for event in fit([VOLUME], TINY):
+        seen.append(event)
+        if isinstance(event, StepEnd | EpochEnd):
+            assert made[0].training  # dropout is back on after every validation and preview
+        made[0].eval()
+    assert losses(seen) == losses(whole)[:6]
+
+
+def test_events_are_frozen(whole):
+    for event in (whole[0], whole[1], whole[4], whole[-1], whole[4].preview):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(event, dataclasses.fields(event)[0].name, None)
+
+
+def test_changing_an_event_s_row_does_not_change_the_history():
+    events = fit([VOLUME], TINY.replace(epochs=1))
+    for event in events:
+        if isinstance(event, EpochEnd):
+            event.row["total"] = -1
+        if isinstance(event, Finished):
+            assert event.history[0]["total"] > 0
+
+
+def test_volumes_of_several_shapes_and_dtypes_train_together():
+    volumes = [VOLUME, VOLUME[:20, :17].astype(">f4"), VOLUME[:9].astype(np.uint8)]
+    events = list(fit(volumes, TINY.replace(epochs=1)))
+    assert events[0].steps_per_epoch == 8  # 15 patches in batches of 2
+    assert all(math.isfinite(e[3]) for e in losses(events))
+    assert [r for r in events[0].remarks if "volume 3" in r and "16×24×24" in r]
+    assert not [r for r in events[0].remarks if "volume 1" in r or "volume 2" in r]
+
+
+def test_user_is_told_when_patches_are_cut_down():
+    started = next(fit([VOLUME[:, :10]], TINY.replace(patch_size=32)))
+    assert started.patch_shape == (24, 16, 24)
+    assert "24×16×24" in " ".join(started.remarks)
+
+
+def test_volume_that_fits_gives_no_remark(whole):
+    assert whole[0].remarks == ()
+
+
+@pytest.mark.parametrize("option", [{"affinity": "pairwise"}, {"gradient_clipping": 1.0}])
+def test_option_of_the_loss_or_step_changes_the_numbers(option, whole):
+    events = list(fit([VOLUME], TINY.replace(epochs=1, **option)))
+    assert losses(events)[-1] != losses(whole)[2]
+    assert all(math.isfinite(e[3]) for e in losses(events))
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_half_precision_stays_close_to_full(precision, whole):
+    events = list(fit([VOLUME], TINY.replace(epochs=1, precision=precision)))
+    assert events[0].precision == precision
+    for half, full in zip(losses(events), losses(whole), strict=False):
+        assert half[1:] == pytest.approx(full[1:], rel=0.05)
+
+
+def test_training_starts_from_given_weights(tmp_path, whole):
+    path = tmp_path / "start.pth"
+    checkpoint.save_cellseg3d_weights(path, whole[-1].model)
+    settings = TINY.replace(start_from=str(path), epochs=1, learning_rate=1e-8, weight_decay=0)
+    model = list(fit([VOLUME], settings))[-1].model
+    for ours, theirs in zip(model.parameters(), whole[-1].model.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
+
+
+def test_no_volume_is_an_error():
+    with pytest.raises(TrainingError, match="no volume"):
+        next(fit([], TINY))
+
+
+def test_volume_with_nan_is_refused_by_its_number():
+    bad = VOLUME.astype(np.float32)
+    bad[3, 3, 3] = np.nan
+    with pytest.raises(DataError, match="volume 2 of 2"):
+        next(fit([VOLUME, bad], TINY))
+
+
+def test_constant_volume_trains_without_nan():
+    events = list(fit([np.full((16, 16, 16), 7, np.uint8)], TINY.replace(epochs=1)))
+    assert all(math.isfinite(value) for e in losses(events) for value in e)

@@ -1,0 +1,176 @@
+"""Whole jobs in one call: train a run, segment volumes, score a result, show it all on the example.
+
+The command line and the notebooks both call these; nothing here prints or draws on a screen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from wnet_nb import io, plots, runs, training
+from wnet_nb.config import Settings
+from wnet_nb.data import DataError
+from wnet_nb.evaluation import Evaluation, evaluate, match_name, read_labels
+from wnet_nb.example import make_example
+from wnet_nb.inputs import Inputs, read_inputs, require_volumes
+from wnet_nb.prediction import segment
+from wnet_nb.training import Event, Finished
+from wnet_nb.weights import PUBLISHED, fetch_published
+
+__all__ = [
+    "Evaluation",
+    "evaluate",
+    "read_inputs",
+    "read_validation",
+    "segment",
+    "train_events",
+    "train_run",
+]
+
+TrainingInput = str | Path | Inputs | Sequence[io.Volume]
+
+
+def train_events(
+    inputs: TrainingInput,
+    run: str | Path,
+    settings: Settings,
+    *,
+    resume: bool = False,
+    preset: str | None = None,
+    validation: Sequence[tuple[np.ndarray, np.ndarray]] = (),
+    live: Callable[[], Mapping[str, float]] | None = None,
+) -> Generator[Event, None, None]:
+    """Check the run folder and return the events of a training that records itself there.
+
+    Parameters
+    ----------
+    inputs : path, Inputs or sequence of Volume
+        What to train on: a TIFF or a folder of them, or what was read from it.
+    run : str or Path
+        A new or empty folder; with `resume`, one to go on with.
+    settings : Settings
+        What to train and how.
+    resume : bool
+        Go on from the newest state in `run`, or start if there is none.
+    preset : str, optional
+        Name of the preset, for the record.
+    validation : sequence of (image, labels)
+        Labelled volumes (Z, Y, X) to follow the training with.
+    live : callable, optional
+        See `training.fit`.
+
+    Returns
+    -------
+    generator of Event
+        Closing it keeps the model of the last step.
+    """
+    volumes = _volumes_of(inputs, settings)
+    run = runs.open_run(run, settings, volumes) if resume else runs.new_run(run)
+    if settings.start_from == PUBLISHED:
+        settings = settings.replace(start_from=str(fetch_published()))
+    record = runs.RunRecorder(run, settings, volumes, preset=preset)
+    arrays = [volume.array for volume in volumes]
+    return _recorded(
+        training.fit(arrays, settings, run=run, validation=validation, live=live), record
+    )
+
+
+def _volumes_of(inputs: TrainingInput, settings: Settings) -> tuple[io.Volume, ...]:
+    if isinstance(inputs, str | Path):
+        found = read_inputs(inputs, settings)
+        require_volumes(found, inputs)
+        return found.volumes
+    return inputs.volumes if isinstance(inputs, Inputs) else tuple(inputs)
+
+
+def _recorded(events, record) -> Generator[Event, None, None]:
+    try:
+        for event in events:
+            record(event)
+            yield event
+    finally:
+        events.close()
+
+
+def train_run(
+    inputs: TrainingInput,
+    run: str | Path,
+    settings: Settings,
+    *,
+    resume: bool = False,
+    observe: Callable[[Event], None] | None = None,
+    validation: Sequence[tuple[np.ndarray, np.ndarray]] = (),
+) -> Finished:
+    """Train to the end; see `train_events`. `observe` is called with every event."""
+    events = train_events(inputs, run, settings, resume=resume, validation=validation)
+    for event in events:
+        if observe:
+            observe(event)
+        if isinstance(event, Finished):
+            return event
+    raise training.TrainingError("the training ended without a model")
+
+
+def read_validation(
+    path: str | Path, volumes: Sequence[io.Volume]
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return (image, labels) of those volumes that have labels of their name at `path`.
+
+    Raises
+    ------
+    VolumeError
+        If no labels belong to a volume, or their shape differs.
+    """
+    truths = {match_name(file): file for file in io.find_volumes(path)}
+    if Path(path).is_file() and len(volumes) == 1:
+        truths = {match_name(volumes[0].source): Path(path)}
+    pairs = []
+    for volume in volumes:
+        file = truths.get(match_name(volume.source))
+        if file is None:
+            continue
+        labels = read_labels(file).array
+        if labels.shape != volume.shape:
+            raise DataError(
+                f"labels '{file.name}' are {labels.shape} and '{volume.name}' is {volume.shape}; "
+                "give labels of the same volume"
+            )
+        pairs.append((volume.array, labels))
+    if not pairs:
+        raise io.VolumeError(
+            f"no labels in '{path}' have the name of a volume; name them alike, such as "
+            f"{volumes[0].name}_labels.tif"
+        )
+    return pairs
+
+
+def demo_folder(out: str | Path | None) -> Path:
+    """Make the folder of a demonstration: a new or empty one, `wnet_demo` (-2, -3) if not given."""
+    if out is not None:
+        return runs.new_run(out)
+    folder, number = Path("wnet_demo"), 1
+    while folder.exists():
+        number += 1
+        folder = Path(f"wnet_demo-{number}")
+    return runs.new_run(folder)
+
+
+def make_demo_files(out: Path, seed: int) -> tuple[Path, Path]:
+    """Write the example volume and its true labels; return both paths."""
+    image, labels = make_example(seed)
+    size = (1.0, 1.0, 1.0)
+    return (
+        io.write_volume(out / "example.tif", image, voxel_size_um=size),
+        io.write_volume(out / "truth" / "example_labels.tif", labels, voxel_size_um=size),
+    )
+
+
+def write_scores(scored: Evaluation, folder: Path) -> Path:
+    """Draw F1 against overlap, network and classical, to ``scores.png``; return its path."""
+    figure = plots.plot_scores(scored.scores, scored.baseline, title=scored.name)
+    with io.new_file(folder / "scores.png") as partial:
+        partial.write_bytes(plots.figure_png(figure))
+    return folder / "scores.png"

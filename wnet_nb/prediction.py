@@ -1,0 +1,270 @@
+"""From a model and a volume to a folder of results: labels, measurements, picture, and baseline.
+
+A result never replaces an older one, and its folder appears only when everything is in it.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from wnet_nb import advice, baseline, checkpoint, io, plots, runs, training
+from wnet_nb.checkpoint import Checkpoint
+from wnet_nb.config import OPTIONS, ConfigError, Settings
+from wnet_nb.data import Normalisation, fit_normalisation
+from wnet_nb.inference import predict_probabilities
+from wnet_nb.inputs import Inputs, read_inputs, require_volumes
+from wnet_nb.weights import PUBLISHED, fetch_published
+
+SEGMENT_OPTIONS = (
+    *(name for name, option in OPTIONS.items() if option.group == "cells"),
+    "channel",
+    "time",
+    "voxel_size_um",
+)
+if TYPE_CHECKING:
+    from wnet_nb.instances import Instances
+
+IN_MEMORY_VALUES = 2**25  # class probabilities kept in memory (128 MB); more go through a file
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The cells of one volume and where they were written.
+
+    Attributes
+    ----------
+    name : str
+        Of the volume.
+    folder : Path
+        Holds labels.tif, foreground.tif, baseline_labels.tif, cells.csv, overlay.png and
+        result.json.
+    result : dict
+        The content of result.json: counts, cell radius, classes and why, settings.
+    """
+
+    name: str
+    folder: Path
+    result: dict[str, Any]
+
+
+def load_model(
+    source: str | Path, *, progress: Callable[[int, int], None] | None = None
+) -> Checkpoint:
+    """Return the `Checkpoint` of a run folder, a weights file, or the word ``published``."""
+    if str(source) == PUBLISHED and not Path(PUBLISHED).exists():
+        source = fetch_published(progress=progress)
+    model = checkpoint.load_checkpoint(source)
+    model.model.to(training.choose_device())
+    return model
+
+
+def segment_settings(model: Checkpoint, changes: Mapping[str, Any]) -> Settings:
+    """Return the model's settings with `changes`, which may only concern the segmentation."""
+    other = [name for name in changes if name in OPTIONS and name not in SEGMENT_OPTIONS]
+    if other:
+        raise ConfigError(
+            f"{other[0]} belongs to the training and cannot change afterwards; segmenting takes: "
+            f"{', '.join(SEGMENT_OPTIONS)}"
+        )
+    return model.settings.replace(**changes)
+
+
+def read_for_model(
+    path: str | Path, model: Checkpoint, changes: Mapping[str, Any], *, slices: bool = False
+) -> Inputs:
+    """Read volumes to segment; a file without voxel size takes the one the model was trained with.
+
+    A size in `changes` replaces what the files state.
+    """
+    settings = segment_settings(model, changes)
+    trained = model.settings.voxel_size_um
+    size = changes.get("voxel_size_um")
+    settings = settings.replace(voxel_size_um=size)
+    inputs = read_inputs(path, settings, slices=slices, check=False)
+    if size or not trained:
+        return inputs
+    volumes = tuple(
+        replace(
+            volume,
+            voxel_size_um=trained,
+            voxel_size_source="option",
+            remarks=(f"'{volume.name}' takes the voxel size given for the training",),
+        )
+        if volume.voxel_size_source == "assumed"
+        else volume
+        for volume in inputs.volumes
+    )
+    findings = tuple(tuple(advice.read_remarks(volume)) for volume in volumes)
+    return replace(inputs, volumes=volumes, findings=findings)
+
+
+def segment(
+    source: str | Path,
+    path: str | Path,
+    *,
+    out: str | Path | None = None,
+    **changes: Any,
+) -> list[Prediction]:
+    """Segment every volume of a file or folder: cells, measurements, and the classical result.
+
+    Parameters
+    ----------
+    source : str or Path
+        A run folder, a weights file, or ``published``.
+    path : str or Path
+        A TIFF or a folder of TIFFs.
+    out : str or Path, optional
+        Where the folders of results go; the run's ``predictions`` if not given.
+    **changes
+        Options of the segmentation, such as ``cell_radius_um=4``.
+
+    Returns
+    -------
+    list of Prediction
+        One per volume.
+    """
+    model = load_model(source)
+    inputs = read_for_model(path, model, changes)
+    require_volumes(inputs, path)
+    settings = segment_settings(model, changes)
+    folder = Path(out) if out else default_out(source)
+    return [segment_volume(volume, model, settings, folder) for volume in inputs.volumes]
+
+
+def default_out(source: str | Path) -> Path:
+    """Return ``predictions`` in a run folder, else in the current one."""
+    run = Path(source)
+    if not (run / checkpoint.WEIGHTS).exists():
+        run = run.parent if (run.parent / runs.SETTINGS).exists() else Path()
+    return run / runs.PREDICTIONS
+
+
+def segment_volume(
+    volume: io.Volume,
+    model: Checkpoint,
+    settings: Settings,
+    out: Path,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> Prediction:
+    """Segment one volume and write ``out/NAME`` (or NAME-2, NAME-3: nothing is overwritten).
+
+    The folder appears when it is complete.
+
+    Parameters
+    ----------
+    volume : Volume
+    model : Checkpoint
+        From `load_model`.
+    settings : Settings
+        From `segment_settings`.
+    out : Path
+        Folder of all results.
+    progress : callable, optional
+        Called with (tiles done, tiles in all).
+
+    Raises
+    ------
+    ValueError
+        If no cells can be looked for, such as in a constant image; says why.
+    """
+    from wnet_nb.instances import measure_cells
+
+    began = time.perf_counter()
+    ranges = fit_normalisation(volume.array, settings.normalisation, name=volume.name)
+    with _new_folder(out, volume.name) as (folder, final):
+        cells = _find_cells(volume, model, settings, ranges, folder, progress)
+        radius = cells.cell_size.radius_um
+        size = volume.voxel_size_um
+        _write_labels(folder / "labels.tif", cells.labels, size)
+        io.write_volume(folder / "foreground.tif", cells.foreground, voxel_size_um=size)
+        table = measure_cells(cells.labels, volume.array, voxel_size_um=size)
+        io.write_table(folder / "cells.csv", table)
+        result = describe_cells(volume, cells, settings, model)
+        labels = cells.labels
+        del cells  # the foreground is written; the baseline needs the room
+        classical = baseline.voronoi_otsu(volume.array, voxel_size_um=size, cell_radius_um=radius)
+        _write_labels(folder / "baseline_labels.tif", classical, size)
+        figure = plots.plot_overlay(
+            volume.array, labels, classical, voxel_size_um=size, name=volume.name
+        )
+        (folder / "overlay.png").write_bytes(plots.figure_png(figure))
+        result["baseline_count"] = int(classical.max())
+        result["seconds"] = round(time.perf_counter() - began, 1)
+        text = json.dumps(result, indent=2, ensure_ascii=False)
+        (folder / "result.json").write_text(text, encoding="utf-8")
+    return Prediction(volume.name, final, result)
+
+
+def _find_cells(volume, model, settings, ranges: Normalisation, folder, progress) -> Instances:
+    from wnet_nb.instances import segment_instances
+
+    large = volume.array.size * settings.n_classes > IN_MEMORY_VALUES
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".") as scratch:
+        probabilities = predict_probabilities(
+            model.model,
+            volume.array,
+            normalisation=ranges,
+            tile_size=settings.tile_size,
+            flips=settings.flips,
+            out=Path(scratch) / "probabilities.npy" if large else None,
+            progress=progress,
+        )
+        return segment_instances(
+            probabilities,
+            volume.array,
+            voxel_size_um=volume.voxel_size_um,
+            cell_radius_um=settings.cell_radius_um,
+            foreground_classes=settings.foreground_classes,
+            boundary=settings.boundary,
+            minimum_size=settings.minimum_size,
+        )
+
+
+def describe_cells(
+    volume: io.Volume, cells: Instances, settings: Settings, model: Checkpoint
+) -> dict[str, Any]:
+    """Return what ``result.json`` says, as JSON values."""
+    return {
+        "name": volume.name,
+        "image": str(volume.source),
+        "model": str(model.source),
+        "count": int(cells.count),
+        "cell_radius_um": float(cells.cell_size.radius_um),
+        "cell_size": asdict(cells.cell_size),
+        "classes": [int(k) for k in cells.classes],
+        "reason": cells.reason,
+        "voxel_size_um": list(volume.voxel_size_um),
+        "voxel_size_source": volume.voxel_size_source,
+        "settings": {name: settings.as_dict()[name] for name in SEGMENT_OPTIONS},
+        "versions": runs.versions(),
+    }
+
+
+def _write_labels(path: Path, labels: np.ndarray, voxel_size_um) -> None:
+    dtype = np.uint16 if labels.max(initial=0) <= np.iinfo(np.uint16).max else np.uint32
+    io.write_volume(path, labels.astype(dtype), voxel_size_um=voxel_size_um)
+
+
+@contextmanager
+def _new_folder(parent: Path, name: str) -> Iterator[tuple[Path, Path]]:
+    """Yield a hidden folder to fill and its final name, taken when the block ends well."""
+    parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=parent, prefix=f".{name}-", suffix=".part") as scratch:
+        work = Path(scratch) / "result"
+        work.mkdir()
+        final, number = parent / name, 1
+        while final.exists():
+            number += 1
+            final = parent / f"{name}-{number}"
+        yield work, final
+        work.rename(final)
