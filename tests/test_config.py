@@ -231,7 +231,7 @@ def test_whole_number_written_as_float_becomes_an_integer():
 
 
 def test_radius_that_does_not_fit_the_patch_is_refused_with_the_largest_that_does():
-    with pytest.raises(ConfigError, match="radius=8.*patch_size=16.*at most 7"):
+    with pytest.raises(ConfigError, match=r"radius=8.*patch_size=16.*at most 7"):
         Settings(radius=8, patch_size=16)
     assert Settings(radius=7, patch_size=16).radius == 7
 
@@ -299,8 +299,8 @@ def test_word_of_the_command_line_becomes_its_value(word, value):
 
 @pytest.mark.parametrize(
     "word",
-    ["radius", "radius=", "radius=two", "radius=2,3", "radius=nan", "epochs=inf", "flips=maybe"]
-    + ["radios=2", "voxel_size_um=1,1", "voxel_size_um=1,1,x", "epochs=none"],
+    "radius radius= radius=two radius=2,3 radius=nan radios=2 epochs=inf epochs=none flips=maybe "
+    "voxel_size_um=1,1 voxel_size_um=1,1,x".split(),
 )
 def test_malformed_word_of_the_command_line_is_refused(word):
     with pytest.raises(ConfigError, match=word.partition("=")[0]):
@@ -309,8 +309,18 @@ def test_malformed_word_of_the_command_line_is_refused(word):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{", "[1]", "3", '{"radius": NaN}', '{"radios": 1}', '{"options": 3}', '{"radius": "2"}']
-    + ['{"options": {"seed": -1}}', "\udcff"],
+    [
+        "",
+        "{",
+        "[1]",
+        "3",
+        "\udcff",
+        '{"radius": NaN}',
+        '{"radius": "2"}',
+        '{"radios": 1}',
+        '{"options": 3}',
+        '{"options": {"seed": -1}}',
+    ],
 )
 def test_bad_settings_file_is_refused_by_name(text, tmp_path):
     file = tmp_path / "mine.json"

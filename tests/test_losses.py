@@ -185,7 +185,12 @@ def test_unknown_affinity_is_refused():
 @pytest.mark.parametrize("form", FORMS)
 def test_image_of_another_shape_is_refused_with_both_shapes(form):
     p, image = example((1, 2, 4, 4, 4))
-    for wrong in (image[:, :, 1:], image[:, 0], image.repeat(1, 2, 1, 1, 1), image.repeat(2, 1, 1, 1, 1)):
+    for wrong in (
+        image[:, :, 1:],
+        image[:, 0],
+        image.repeat(1, 2, 1, 1, 1),
+        image.repeat(2, 1, 1, 1, 1),
+    ):
         with pytest.raises(ValueError, match=r"\(1, 1, 4, 4, 4\)"):
             soft_ncut_loss(p, wrong, affinity=form, **SIZES)
 

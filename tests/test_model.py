@@ -13,6 +13,11 @@ from wnet_nb.model import Stage, WNet3D
 GOLDEN = Path(__file__).parent / "golden"
 
 
+@pytest.fixture(autouse=True)
+def _one_thread():
+    torch.set_num_threads(1)  # for tensors this small a second one only costs
+
+
 def fill(model):
     """Fill a network as golden/README.md says."""
     with torch.no_grad():

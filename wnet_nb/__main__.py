@@ -41,6 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
     one = verb("demo", "show everything on the built-in example, in a few minutes")
     one.add_argument("--out", metavar="DIR", help="a new folder (default: wnet_demo)")
     one.add_argument("--seed", type=int, default=0, help="of the example and the training")
+    _add_set(one)
 
     one = verb("check", "say what is wrong with volumes or unsuitable, file by file")
     one.add_argument("path", metavar="PATH", help="a TIFF or a folder of TIFFs")

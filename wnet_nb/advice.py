@@ -27,7 +27,7 @@ VERY_BRIGHT = 50.0  # of 0-100
 NOISE_SHARE = 0.12  # standard deviation of the noise, as a share of the contrast of cells
 LARGE_REGION = 0.25  # thickness of a bright region, as a share of the middle edge of the volume
 ANISOTROPY, SPREAD = 2.0, 0.5
-STILL_FALLING, COLLAPSED = 0.04, 0.93
+STILL_FALLING, COLLAPSED, POOR_NCUT = 0.02, 0.93, 0.3
 ONE_SIDED = 0.9
 
 
@@ -117,7 +117,7 @@ def _check_brightness(raw: np.ndarray, sample: np.ndarray) -> list[Finding]:
     if padded > PADDED_SHARE:
         found.append(
             _warning(
-                f"{_percent(padded)} of the voxels have exactly the lowest value ({low:g}): much of "
+                f"{_percent(padded)} of the voxels have the very lowest value ({low:g}): much of "
                 "the volume is empty or padded; crop it to the part with cells"
             )
         )
@@ -274,35 +274,29 @@ def read_losses(history: Sequence[Mapping[str, Any]], settings: Settings) -> lis
         settings.ncut_weight * ncut[-1],
         settings.reconstruction_weight * reconstruction[-1],
     )
-    sentences += _read_balance(parts[0] / max(sum(parts), 1e-12), settings)
+    share = parts[0] / max(sum(parts), 1e-12)
+    if share > ONE_SIDED and settings.reconstruction_weight > 0:
+        sentences.append(
+            f"The soft N-cut makes up {_percent(share)} of the total; if the classes follow the "
+            "image badly, raise reconstruction_weight."
+        )
+    if share < 1 - ONE_SIDED and settings.ncut_weight > 0 and ncut[-1] > POOR_NCUT * worst:
+        sentences.append(
+            f"The reconstruction makes up {_percent(1 - share)} of the total and the classes are "
+            "not coherent; lower reconstruction_weight."
+        )
     return sentences
 
 
 def _read_trend(values: np.ndarray) -> str:
     tail = max(2, len(values) // 4)
     before, after = np.mean(values[-2 * tail : -tail]), np.mean(values[-tail:])
-    change = (before - after) / max(abs(before), 1e-12)
+    change = (before - after) / max(np.ptp(values), 1e-12)  # as a share of the whole descent
     if change > STILL_FALLING:
         return "The soft N-cut still falls; more epochs may give clearer classes (raise epochs)."
     if change < -STILL_FALLING:
         return "The soft N-cut rises at the end; lower learning_rate."
     return "The soft N-cut is flat at the end; more epochs would change little."
-
-
-def _read_balance(share: float, settings: Settings) -> list[str]:
-    if settings.ncut_weight == 0 or settings.reconstruction_weight == 0:
-        return []
-    if share > ONE_SIDED:
-        return [
-            f"The soft N-cut makes up {_percent(share)} of the total; if the classes follow the "
-            "image badly, raise reconstruction_weight."
-        ]
-    if share < 1 - ONE_SIDED:
-        return [
-            f"The reconstruction makes up {_percent(1 - share)} of the total; if the classes "
-            "copy the image's texture, lower reconstruction_weight."
-        ]
-    return []
 
 
 def _patch_text(settings: Settings) -> str:

@@ -309,6 +309,20 @@ class Settings:
         raise_when="take minmax to use CellSeg3D's published weights",
         lower_when="keep percentile: single hot pixels do not matter to it",
     )
+    match_cell_size: bool = _option(
+        False,
+        "data",
+        "Average voxels until a cell is about 4 voxels in radius: less noise, faster.",
+        raise_when="cells are larger than about 6 voxels in radius",
+        lower_when="you want the network to see every voxel, as published",
+    )
+    subtract_background: bool = _option(
+        False,
+        "data",
+        "Take away what is wider than about two cells before the network looks.",
+        raise_when="the background is uneven, striped or brighter than dim cells",
+        lower_when="the cells fill wide areas without gaps",
+    )
     channel: int | None = _option(
         None,
         "data",
@@ -451,13 +465,15 @@ PRESETS: dict[str, dict[str, Any]] = {
     "published": {},
     "quick": {
         "base_channels": 16,
-        "dropout": 0.1,
+        "dropout": 0.0,
         "intensity_sigma": 10.0,
-        "epochs": 15,
-        "batch_size": 2,
+        "epochs": 6,
+        "batch_size": 4,
         "learning_rate": 1e-3,
-        "patch_size": 48,
-        "patches_per_volume": 20,
+        "patch_size": 32,
+        "patches_per_volume": 40,
+        "match_cell_size": True,
+        "subtract_background": True,
     },
 }
 """Named sets of options; `quick` was found by experiment (tests/benchmarks/quick_preset.md)."""

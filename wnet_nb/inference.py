@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from wnet_nb.data import Normalisation, fit_normalisation
+from wnet_nb.data import Normalisation, fit_normalisation, pad_to
 from wnet_nb.model import DEPTH_FACTOR
+from wnet_nb.preparation import Prepared, enlarge
 
 TILE_SIZE = 96
 OVERLAP = 32  # voxels shared by neighbouring tiles
 MARGIN = 8  # outermost voxels of a tile that do not count where a neighbour covers them
+SAMPLE_SIZE, SAMPLES_PER_AXIS = 32, 3  # 27 blocks for the statistics: the work of one 96³ tile
 
 
 def predict_probabilities(
@@ -30,6 +33,10 @@ def predict_probabilities(
     progress: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:
     """Return the class probabilities of a volume.
+
+    A volume in one tile goes through the network as it is. In several, all tiles share the
+    group-norm statistics of the volume: with its own for each, a tile size of 32 instead of 96
+    moved the probabilities by 0.028 on average, with common ones by 0.0001 (example volume).
 
     Parameters
     ----------
@@ -81,9 +88,100 @@ def predict_probabilities(
     training = model.training
     model.eval()
     try:
-        return _predict(model, image, normalisation, tiles, flips, out, progress)
+        with contextlib.ExitStack() as stack:
+            if any(len(axis) > 1 for axis in tiles):
+                stack.enter_context(_common_statistics(model, image, normalisation))
+            return _predict(model, image, normalisation, tiles, flips, out, progress)
     finally:
         model.train(training)
+
+
+def predict_volume(
+    model: nn.Module,
+    prepared: Prepared,
+    *,
+    tile_size: int = TILE_SIZE,
+    flips: bool = False,
+    out: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> np.ndarray:
+    """Return the class probabilities of a prepared volume on the grid of its image.
+
+    See `predict_probabilities`; the result is (K, Z, Y, X) float32 whatever voxels were averaged.
+    """
+    small = pad_to(prepared.array, (DEPTH_FACTOR,) * 3)
+    same = small.shape == prepared.shape
+    probabilities = predict_probabilities(
+        model,
+        small,
+        normalisation=prepared.normalisation,
+        tile_size=tile_size,
+        flips=flips,
+        out=out if same else None,
+        progress=progress,
+    )
+    if same:
+        return probabilities
+    shape = (len(probabilities), *prepared.shape)
+    if out is None:
+        result = np.empty(shape, np.float32)
+    else:
+        result = np.lib.format.open_memmap(out, "w+", np.float32, shape)
+    z, y, x = prepared.array.shape
+    for full, part in zip(result, probabilities[:, :z, :y, :x], strict=True):
+        full[:] = enlarge(part, prepared.shape, prepared.factors)
+    return result
+
+
+@contextlib.contextmanager
+def _common_statistics(
+    model: nn.Module, image: np.ndarray, normalisation: Normalisation
+) -> Iterator[None]:
+    """Let every group norm use the mean and variance of the volume, not those of each tile.
+
+    They are averaged over up to 27 blocks spread evenly over the volume, whatever the tiles, so
+    that a voxel's class depends neither on its tile's other voxels nor on the tile size.
+    """
+    moments: dict[nn.Module, list[Tensor]] = {}
+
+    def record(norm: nn.GroupNorm, inputs: tuple[Tensor]) -> None:
+        x = inputs[0].double().view(norm.num_groups, -1)
+        moments.setdefault(norm, []).append(torch.stack((x.mean(1), x.square().mean(1))))
+
+    def apply(norm: nn.GroupNorm, inputs: tuple[Tensor], _: Tensor) -> Tensor:
+        mean, square = (
+            torch.stack(moments[norm])
+            .mean(0)
+            .repeat_interleave(norm.num_channels // norm.num_groups, dim=1)
+        )
+        scale = norm.weight / (square - mean**2 + norm.eps).sqrt()
+        shift = norm.bias - mean * scale
+        return inputs[0] * scale.float().view(-1, 1, 1, 1) + shift.float().view(-1, 1, 1, 1)
+
+    norms = [m for m in model.modules() if isinstance(m, nn.GroupNorm)]
+    hooks = [norm.register_forward_pre_hook(record) for norm in norms]
+    try:
+        for place in _sample_blocks(image.shape):
+            _encode(model, normalisation.apply(image[place]), flips=False)
+        while hooks:
+            hooks.pop().remove()
+        hooks = [norm.register_forward_hook(apply) for norm in norms if norm in moments]
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _sample_blocks(shape: tuple[int, ...]) -> list[tuple[slice, ...]]:
+    """Return the places of blocks spread evenly over a volume, from end to end."""
+    starts = [
+        np.linspace(0, max(0, n - SAMPLE_SIZE), min(SAMPLES_PER_AXIS, -(-n // SAMPLE_SIZE)))
+        for n in shape
+    ]
+    return [
+        tuple(slice(int(c), int(c) + SAMPLE_SIZE) for c in corner)
+        for corner in itertools.product(*starts)
+    ]
 
 
 def _predict(model, image, normalisation, tiles, flips, out, progress) -> np.ndarray:

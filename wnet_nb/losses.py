@@ -133,7 +133,12 @@ class _PairwiseNcut(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, p: Tensor, image: Tensor, intensity_sigma: float, spatial_sigma: float, radius: float
+        ctx: Any,
+        p: Tensor,
+        image: Tensor,
+        intensity_sigma: float,
+        spatial_sigma: float,
+        radius: float,
     ) -> Tensor:
         product = p.clone()  # W p, started with the pair of each voxel with itself (weight 1)
         degree = torch.ones_like(image)

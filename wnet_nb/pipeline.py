@@ -17,6 +17,7 @@ from wnet_nb.evaluation import Evaluation, evaluate, match_name, read_labels
 from wnet_nb.example import make_example
 from wnet_nb.inputs import Inputs, read_inputs, require_volumes
 from wnet_nb.prediction import segment
+from wnet_nb.preparation import prepare
 from wnet_nb.training import Event, Finished
 from wnet_nb.weights import PUBLISHED, fetch_published
 
@@ -72,9 +73,12 @@ def train_events(
     if settings.start_from == PUBLISHED:
         settings = settings.replace(start_from=str(fetch_published()))
     record = runs.RunRecorder(run, settings, volumes, preset=preset)
-    arrays = [volume.array for volume in volumes]
+    prepared = [
+        prepare(volume.array, settings, voxel_size_um=volume.voxel_size_um, name=volume.name)
+        for volume in volumes
+    ]
     return _recorded(
-        training.fit(arrays, settings, run=run, validation=validation, live=live), record
+        training.fit(prepared, settings, run=run, validation=validation, live=live), record
     )
 
 

@@ -103,7 +103,7 @@ def window_around(
     """
     size = [min(n, SHOWN_VOXELS) for n in shape]
     widest = max(size[1] * voxel_size_um[1], size[2] * voxel_size_um[2])
-    size[0] = max(1, min(size[0], round(widest / voxel_size_um[0])))
+    size[0] = max(1, min(size[0], int(widest / voxel_size_um[0])))
     starts = [
         max(0, min(p - n // 2, have - n)) for p, n, have in zip(point, size, shape, strict=True)
     ]

@@ -19,9 +19,10 @@ import numpy as np
 from wnet_nb import advice, baseline, checkpoint, io, plots, runs, training
 from wnet_nb.checkpoint import Checkpoint
 from wnet_nb.config import OPTIONS, ConfigError, Settings
-from wnet_nb.data import Normalisation, fit_normalisation
-from wnet_nb.inference import predict_probabilities
+from wnet_nb.data import DataError
+from wnet_nb.inference import predict_volume
 from wnet_nb.inputs import Inputs, read_inputs, require_volumes
+from wnet_nb.preparation import Prepared, prepare
 from wnet_nb.weights import PUBLISHED, fetch_published
 
 SEGMENT_OPTIONS = (
@@ -174,15 +175,19 @@ def segment_volume(
 
     Raises
     ------
+    DataError
+        If the image is constant or not finite.
     ValueError
-        If no cells can be looked for, such as in a constant image; says why.
+        If no cells can be looked for; says why.
     """
     from wnet_nb.instances import measure_cells
 
     began = time.perf_counter()
-    ranges = fit_normalisation(volume.array, settings.normalisation, name=volume.name)
+    prepared = prepare(volume.array, settings, voxel_size_um=volume.voxel_size_um, name=volume.name)
+    if prepared.normalisation.high <= prepared.normalisation.low:
+        raise DataError(f"'{volume.name}' has the same value everywhere")
     with _new_folder(out, volume.name) as (folder, final):
-        cells = _find_cells(volume, model, settings, ranges, folder, progress)
+        cells = _find_cells(volume, model, settings, prepared, folder, progress)
         radius = cells.cell_size.radius_um
         size = volume.voxel_size_um
         _write_labels(folder / "labels.tif", cells.labels, size)
@@ -205,15 +210,14 @@ def segment_volume(
     return Prediction(volume.name, final, result)
 
 
-def _find_cells(volume, model, settings, ranges: Normalisation, folder, progress) -> Instances:
+def _find_cells(volume, model, settings, prepared: Prepared, folder, progress) -> Instances:
     from wnet_nb.instances import segment_instances
 
     large = volume.array.size * settings.n_classes > IN_MEMORY_VALUES
     with tempfile.TemporaryDirectory(dir=folder, prefix=".") as scratch:
-        probabilities = predict_probabilities(
+        probabilities = predict_volume(
             model.model,
-            volume.array,
-            normalisation=ranges,
+            prepared,
             tile_size=settings.tile_size,
             flips=settings.flips,
             out=Path(scratch) / "probabilities.npy" if large else None,
@@ -234,13 +238,14 @@ def describe_cells(
     volume: io.Volume, cells: Instances, settings: Settings, model: Checkpoint
 ) -> dict[str, Any]:
     """Return what ``result.json`` says, as JSON values."""
+    size = cells.cell_size
     return {
         "name": volume.name,
         "image": str(volume.source),
         "model": str(model.source),
         "count": int(cells.count),
-        "cell_radius_um": float(cells.cell_size.radius_um),
-        "cell_size": asdict(cells.cell_size),
+        "cell_radius_um": float(size.radius_um),
+        "cell_size": asdict(size) | {"radius_voxels": list(size.radius_voxels)},
         "classes": [int(k) for k in cells.classes],
         "reason": cells.reason,
         "voxel_size_um": list(volume.voxel_size_um),

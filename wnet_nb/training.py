@@ -20,11 +20,12 @@ from torch import Tensor, nn
 
 from wnet_nb import checkpoint
 from wnet_nb.config import LIVE, Settings
-from wnet_nb.data import Normalisation, PatchSampler, fit_normalisation
-from wnet_nb.inference import predict_probabilities
+from wnet_nb.data import PatchSampler
+from wnet_nb.inference import predict_volume
 from wnet_nb.losses import Losses, wnet_losses
 from wnet_nb.metrics import best_class_dice
 from wnet_nb.model import WNet3D
+from wnet_nb.preparation import Prepared, prepare
 
 SCALED_STEPS_REFUSED = 10  # a float16 gradient scaler may refuse a few steps while it settles
 
@@ -122,7 +123,7 @@ class _Progress:
 
 
 def fit(
-    volumes: Sequence[np.ndarray],
+    volumes: Sequence[np.ndarray | Prepared],
     settings: Settings,
     *,
     run: Path | None = None,
@@ -134,8 +135,9 @@ def fit(
 
     Parameters
     ----------
-    volumes : sequence of ndarray
-        Images (Z, Y, X) of any real dtype; memory maps stay on disk.
+    volumes : sequence of ndarray or Prepared
+        Images (Z, Y, X) of any real dtype; memory maps stay on disk. Give them prepared
+        (`preparation.prepare`) where the voxel size matters and is not in the settings.
     settings : Settings
         What to train and how.
     run : Path, optional
@@ -180,7 +182,7 @@ def run(events: Iterable[Event], observe: Callable[[Event], None]) -> WNet3D:
 class _Trainer:
     def __init__(
         self,
-        volumes: Sequence[np.ndarray],
+        volumes: Sequence[np.ndarray | Prepared],
         settings: Settings,
         run: Path | None,
         validation: Sequence[tuple[np.ndarray, np.ndarray]],
@@ -193,10 +195,26 @@ class _Trainer:
         self.run = None if run is None else Path(run)
         self.device = torch.device(choose_device() if device == "auto" else device)
         self.dtype = choose_dtype(settings.precision, self.device)
-        names = [f"volume {i} of {len(volumes)}" for i in range(1, len(volumes) + 1)]
-        self.ranges = ranges_of(volumes, names, settings.normalisation)
-        self.sampler = PatchSampler(volumes, self.ranges, settings)
-        self.shapes = [v.shape for v in volumes]
+        prepared = [
+            v
+            if isinstance(v, Prepared)
+            else prepare(v, settings, name=f"volume {i} of {len(volumes)}")
+            for i, v in enumerate(volumes, 1)
+        ]
+        self.shapes = [p.array.shape for p in prepared]
+        self.sampler = PatchSampler(
+            [p.array for p in prepared], [p.normalisation for p in prepared], settings
+        )
+        if (
+            self.device.type == "cpu"
+            and self.dtype == torch.bfloat16
+            and self.sampler.shape[0] < 24
+        ):
+            # torch 2.13: the bfloat16 weight gradient of a Conv3d on 2 planes is unwritten memory
+            raise TrainingError(
+                f"precision=bfloat16 on a CPU needs patches of at least 24 planes, not "
+                f"{self.sampler.shape[0]}; set precision=float32"
+            )
         with torch.random.fork_rng([]):  # the caller's random numbers stay as they were
             torch.manual_seed(settings.seed)
             self.model = checkpoint.build_model(settings)
@@ -373,9 +391,9 @@ class _Trainer:
             return None
         scores = []
         for image, truth in self.validation:
-            ranges = fit_normalisation(image, self.settings.normalisation)
-            probabilities = predict_probabilities(
-                self.model, image, normalisation=ranges, tile_size=self.settings.tile_size
+            prepared = prepare(image, self.settings, name="a validation volume")
+            probabilities = predict_volume(
+                self.model, prepared, tile_size=self.settings.tile_size
             )
             scores.append(best_class_dice(probabilities, truth)[1])
         self.model.train()
@@ -395,9 +413,7 @@ class _Trainer:
             "scaler": self.scaler.state_dict(),
         }
         checkpoint.save_state(self.run, state, best=best)
-        checkpoint.save_weights(
-            self.run / checkpoint.WEIGHTS, self.model, self.settings, p.history
-        )
+        checkpoint.save_weights(self.run / checkpoint.WEIGHTS, self.model, self.settings, p.history)
         self.saved = (p.step, p.epoch)
 
     def _restore(self) -> None:
@@ -410,13 +426,6 @@ class _Trainer:
         self.progress = _Progress(**state["progress"])
         self.saved = (self.progress.step, self.progress.epoch)
         self.settings = self.settings.replace(**self.progress.live)
-
-
-def ranges_of(
-    volumes: Sequence[np.ndarray], names: Sequence[str], method: str
-) -> list[Normalisation]:
-    """Return the brightness range of every volume, naming the volume in an error."""
-    return [fit_normalisation(v, method, name=n) for v, n in zip(volumes, names, strict=True)]
 
 
 def _times(shape: Sequence[int]) -> str:

@@ -179,10 +179,11 @@ def evaluate(options: Namespace, speaker: Speaker) -> Outcome:
 def demo(options: Namespace, speaker: Speaker) -> Outcome:
     """Make the example, train on it, segment it, and compare with its truth."""
     began = time.perf_counter()
+    settings = config.preset("quick", seed=options.seed)
+    settings = settings.replace(**config.parse_assignments(options.set))
     out = pipeline.demo_folder(options.out)
     speaker.say(f"1. example volume: nuclei of cleared tissue, made by the program, in '{out}'")
     image, truth = pipeline.make_demo_files(out, options.seed)
-    settings = config.preset("quick", seed=options.seed)
     found = inputs.read_inputs(image, settings)
     speaker.say("2. data check")
     show_inputs(found, speaker)
