@@ -304,10 +304,12 @@ class Settings:
     normalisation: str = _option(
         "percentile",
         "data",
-        "How brightness is mapped to 0-100: percentile is robust, minmax as published.",
-        choices=("percentile", "minmax"),
-        raise_when="take minmax to use CellSeg3D's published weights",
-        lower_when="keep percentile: single hot pixels do not matter to it",
+        "How brightness is mapped to 0-100: percentile is robust, minmax as published, square_root "
+        "brings dim and bright cells together.",
+        choices=("percentile", "minmax", "square_root"),
+        raise_when="take square_root if cells differ much in brightness, minmax to use CellSeg3D's "
+        "published weights",
+        lower_when="keep percentile otherwise: single hot pixels do not matter to it",
     )
     match_cell_size: bool = _option(
         False,
@@ -472,6 +474,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "learning_rate": 1e-3,
         "patch_size": 32,
         "patches_per_volume": 40,
+        "normalisation": "square_root",
         "match_cell_size": True,
         "subtract_background": True,
     },

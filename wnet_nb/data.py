@@ -27,12 +27,12 @@ class DataError(ValueError):
 
 @dataclass(frozen=True)
 class Normalisation:
-    """Linear map of brightness from `low`-`high` to 0-100, clipped.
+    """Map of brightness from `low`-`high` to 0-100, clipped; linear but for ``square_root``.
 
     Attributes
     ----------
     method : str
-        ``percentile`` or ``minmax``.
+        ``percentile``, ``minmax`` or ``square_root``.
     low, high : float
         Brightness that becomes 0 and 100, in the units of the image.
     """
@@ -49,6 +49,8 @@ class Normalisation:
         np.clip(values, self.low, self.high, out=values)
         values -= self.low
         values /= self.high - self.low  # not times the inverse, which overflows in a tiny range
+        if self.method == "square_root":
+            np.sqrt(values, out=values)
         return (values * 100).astype(np.float32)
 
     def as_dict(self) -> dict[str, Any]:
@@ -66,7 +68,9 @@ def fit_normalisation(
     array : ndarray
         (Z, Y, X), any real dtype; may be a memory map.
     method : str
-        ``percentile`` (0.5 to 99.9 %, so hot pixels do not matter) or ``minmax`` (as published).
+        ``percentile`` (0.5 to 99.9 %, so hot pixels do not matter), ``minmax`` (as published), or
+        ``square_root`` (of the percentile range: shot noise gets the same strength everywhere,
+        and dim cells come closer to bright ones; Anscombe 1948 without the offset).
     name : str
         What to call the volume in an error.
 
@@ -92,14 +96,14 @@ def fit_normalisation(
                 "Fiji with Process > Math > NaN Background"
             )
         low, high = min(low, lowest), max(high, highest)
-    if method == "percentile":
+    if method in ("percentile", "square_root"):
         step = max(1, round((array.size / SAMPLE_VOXELS) ** (1 / 3)))
         sample = array[::step, ::step, ::step].astype(np.float64)
         robust = np.percentile(sample, PERCENTILES)
         if robust[1] > robust[0]:
             low, high = float(robust[0]), float(robust[1])
     elif method != "minmax":
-        raise DataError(f"normalisation='{method}' must be percentile or minmax")
+        raise DataError(f"normalisation='{method}' must be percentile, minmax or square_root")
     if high - low == np.inf:
         raise DataError(f"'{name}' spans {low:g} to {high:g}, which is too wide to compute with")
     return Normalisation(method, low, high)

@@ -45,7 +45,7 @@ def plot_losses(history: Sequence[Mapping[str, Any]], *, log: bool = False) -> F
     log : bool
         Logarithmic vertical axes.
     """
-    figure = _figure(11.5, 3.2)
+    figure = new_figure(11.5, 3.2)
     _draw_losses([figure.add_subplot(1, 3, n) for n in (1, 2, 3)], history, log)
     return figure
 
@@ -71,7 +71,7 @@ def plot_preview(
         What to write above the class maps, in place of "class 0" and so on.
     """
     columns = 2 + min(len(preview.probabilities), CLASSES_SHOWN)
-    figure = _figure(3.1 * columns, 3.8)
+    figure = new_figure(3.1 * columns, 3.8)
     axes = [figure.add_subplot(1, columns, n + 1) for n in range(columns)]
     _draw_preview(axes, preview, voxel_size_um, class_names)
     if title:
@@ -88,7 +88,7 @@ def plot_progress(
 ) -> Figure:
     """Draw loss curves above the preview of the last epoch: the picture of a run."""
     columns = 2 + min(len(preview.probabilities), CLASSES_SHOWN)
-    figure = _figure(max(11.5, 2.9 * columns), 7.0)
+    figure = new_figure(max(11.5, 2.9 * columns), 7.0)
     top, bottom = figure.subfigures(2, 1, height_ratios=[3, 3.9])
     _draw_losses([top.add_subplot(1, 3, n) for n in (1, 2, 3)], history, log=False)
     axes = [bottom.add_subplot(1, columns, n + 1) for n in range(columns)]
@@ -137,7 +137,7 @@ def plot_overlay(
             BASELINE_COLOUR,
         ),
     ]
-    figure = _figure(14.0, 14.0 / 3 * grey.shape[0] / grey.shape[1] + 0.9, OVERLAY_DPI)
+    figure = new_figure(14.0, 14.0 / 3 * grey.shape[0] / grey.shape[1] + 0.9, OVERLAY_DPI)
     low, high = np.nanpercentile(grey, PERCENTILES)
     for column, (title, outlined, colour) in enumerate(blocks, start=1):
         axes = figure.add_subplot(1, 3, column)
@@ -155,7 +155,7 @@ def plot_scores(
     scores: InstanceScores, baseline_scores: InstanceScores | None = None, *, title: str = ""
 ) -> Figure:
     """Draw F1 against the overlap that is asked of a cell, for the network and the baseline."""
-    figure = _figure(6.2, 4.0)
+    figure = new_figure(6.2, 4.0)
     axes = figure.add_subplot()
     curves = [("network", scores, "#b45309", "o-")]
     if baseline_scores is not None:
@@ -179,7 +179,7 @@ def figure_png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def _figure(width: float, height: float, dpi: int = DPI) -> Figure:
+def new_figure(width: float, height: float, dpi: int = DPI) -> Figure:
     figure = Figure((width, height), dpi, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     return figure

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +22,8 @@ from wnet_nb.config import OPTIONS, ConfigError, Settings
 from wnet_nb.data import DataError
 from wnet_nb.inference import predict_volume
 from wnet_nb.inputs import Inputs, read_inputs, require_volumes
+from wnet_nb.instances import Instances, segment_instances
+from wnet_nb.measurements import measure_cells
 from wnet_nb.preparation import Prepared, prepare
 from wnet_nb.weights import PUBLISHED, fetch_published
 
@@ -31,8 +33,6 @@ SEGMENT_OPTIONS = (
     "time",
     "voxel_size_um",
 )
-if TYPE_CHECKING:
-    from wnet_nb.instances import Instances
 
 IN_MEMORY_VALUES = 2**25  # class probabilities kept in memory (128 MB); more go through a file
 
@@ -180,8 +180,6 @@ def segment_volume(
     ValueError
         If no cells can be looked for; says why.
     """
-    from wnet_nb.instances import measure_cells
-
     began = time.perf_counter()
     prepared = prepare(volume.array, settings, voxel_size_um=volume.voxel_size_um, name=volume.name)
     if prepared.normalisation.high <= prepared.normalisation.low:
@@ -211,8 +209,6 @@ def segment_volume(
 
 
 def _find_cells(volume, model, settings, prepared: Prepared, folder, progress) -> Instances:
-    from wnet_nb.instances import segment_instances
-
     large = volume.array.size * settings.n_classes > IN_MEMORY_VALUES
     with tempfile.TemporaryDirectory(dir=folder, prefix=".") as scratch:
         probabilities = predict_volume(
@@ -248,6 +244,7 @@ def describe_cells(
         "cell_size": asdict(size) | {"radius_voxels": list(size.radius_voxels)},
         "classes": [int(k) for k in cells.classes],
         "reason": cells.reason,
+        "boundary": cells.boundary,
         "voxel_size_um": list(volume.voxel_size_um),
         "voxel_size_source": volume.voxel_size_source,
         "settings": {name: settings.as_dict()[name] for name in SEGMENT_OPTIONS},

@@ -109,12 +109,20 @@ def average_blocks(image: np.ndarray, factors: Sequence[int]) -> np.ndarray:
     for start in range(0, image.shape[0], factors[0]):  # a memory map is read slab by slab
         slab = image[start : start + factors[0]].mean(0, dtype=np.float32)
         for axis, factor in enumerate(factors[1:]):
-            slab = _block_means(slab, factor, axis)
+            slab = _means_along(slab, factor, axis)
         planes.append(slab)
     return np.stack(planes)
 
 
-def _block_means(array: np.ndarray, size: float, axis: int) -> np.ndarray:
+def block_means(array: np.ndarray, steps: Sequence[float]) -> np.ndarray:
+    """Return the means of blocks of `steps` voxels (z, y, x; not always whole), float32."""
+    array = np.asarray(array)
+    for axis, step in enumerate(steps):
+        array = _means_along(array, step, axis)
+    return array
+
+
+def _means_along(array: np.ndarray, size: float, axis: int) -> np.ndarray:
     starts = np.unique(np.arange(0, array.shape[axis], size).astype(int))
     sums = np.add.reduceat(array, starts, axis, dtype=np.float32)
     counts = np.diff(np.append(starts, array.shape[axis])).astype(np.float32)
@@ -135,9 +143,7 @@ def subtract_background(image: np.ndarray, radii: Sequence[float]) -> np.ndarray
         Cell radius in voxels of each axis.
     """
     step = np.maximum(1.0, GRID_STEP * np.asarray(radii))
-    grid = np.asarray(image)
-    for axis in range(3):
-        grid = _block_means(grid, step[axis], axis)
+    grid = block_means(image, step)
     reach = np.asarray(radii) / step  # a cell radius, in grid points
     smooth = ndimage.gaussian_filter(grid, 0.5 * reach, mode="nearest")
     box = [2 * round(BACKGROUND_REACH * r) + 1 for r in reach]
@@ -146,16 +152,31 @@ def subtract_background(image: np.ndarray, radii: Sequence[float]) -> np.ndarray
     return np.asarray(image, np.float32) - enlarge(opened, image.shape, step)
 
 
-def enlarge(array: np.ndarray, shape: Sequence[int], steps: Sequence[float]) -> np.ndarray:
-    """Return `array` (Z', Y', X') interpolated linearly to `shape`, float32.
+def enlarge(
+    array: np.ndarray,
+    shape: Sequence[int],
+    steps: Sequence[float],
+    *,
+    start: Sequence[int] = (0, 0, 0),
+) -> np.ndarray:
+    """Return `array` (Z', Y', X') interpolated linearly to a finer grid, float32.
 
-    `steps` are the voxels (z, y, x) of the result that one of `array` stands for.
+    Parameters
+    ----------
+    array : ndarray
+        Block means.
+    shape : sequence of int
+        (Z, Y, X) of the result.
+    steps : sequence of float
+        Voxels (z, y, x) of the fine grid in one block.
+    start : sequence of int
+        Where on the fine grid the result begins.
     """
-    for axis, (n, step) in enumerate(zip(shape, steps, strict=True)):
+    for axis, (first, n, step) in enumerate(zip(start, shape, steps, strict=True)):
         have = array.shape[axis]
-        if step == 1:
+        if step == 1 and (first, n) == (0, have):
             continue
-        place = np.clip((np.arange(n) + 0.5) / step - 0.5, 0, have - 1)
+        place = np.clip((np.arange(first, first + n) + 0.5) / step - 0.5, 0, have - 1)
         low = np.minimum(place.astype(int), max(have - 2, 0))
         share = (place - low).astype(np.float32)
         share = share.reshape([-1 if a == axis else 1 for a in range(3)])

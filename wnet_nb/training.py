@@ -392,9 +392,7 @@ class _Trainer:
         scores = []
         for image, truth in self.validation:
             prepared = prepare(image, self.settings, name="a validation volume")
-            probabilities = predict_volume(
-                self.model, prepared, tile_size=self.settings.tile_size
-            )
+            probabilities = predict_volume(self.model, prepared, tile_size=self.settings.tile_size)
             scores.append(best_class_dice(probabilities, truth)[1])
         self.model.train()
         return float(np.mean(scores))

@@ -1,0 +1,314 @@
+"""Files from the web and from shared Drive links: fetched with limits and unpacked without trust.
+
+Nothing is believed that a server or an archive says of itself: content is told by its first bytes,
+sizes are counted while they arrive, and a refused file leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import gzip
+import http.client
+import re
+import shutil
+import stat
+import tarfile
+import tempfile
+import urllib.error
+import urllib.request
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path, PureWindowsPath
+from typing import IO, NamedTuple
+
+from wnet_nb.saving import new_file, sha256
+
+LARGEST_BYTES = 20 * 2**30  # of a download, and of everything in an archive
+MOST_FILES = 10_000  # in an archive
+TIMEOUT_SECONDS = 30
+CHUNK = 2**20
+KINDS = {
+    "zip": (b"PK\x03\x04",),
+    "gzip": (b"\x1f\x8b",),
+    "tiff": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
+}
+DRIVE_HOSTS = r"https?://(drive|docs)\.google\.com/"
+
+Progress = Callable[[int, int], None]
+
+
+class FetchError(ValueError):
+    """A file cannot be had, or is not what it should be; the message says what to do."""
+
+
+def kind_of(head: bytes) -> str:
+    """Return what the first bytes of a file say it is; nothing (an empty string) if unknown.
+
+    Examples
+    --------
+    >>> kind_of(b"PK\\x03\\x04..."), kind_of(b"<!DOCTYPE html>")
+    ('zip', 'web page')
+    """
+    for kind, beginnings in KINDS.items():
+        if head.startswith(beginnings):
+            return kind
+    if head[257:262] == b"ustar":
+        return "tar"
+    return "web page" if head.lstrip()[:1] == b"<" else ""
+
+
+def download(
+    source: str,
+    target: Path,
+    *,
+    kinds: tuple[str, ...] = (),
+    largest_bytes: int = LARGEST_BYTES,
+    expected_sha256: str | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """Fetch a file from a web address, a shared Drive link or a Drive id.
+
+    Parameters
+    ----------
+    source : str
+        http or https address; Drive links go through gdown, as Drive asks questions in between.
+    target : Path
+        The new file; it appears when it is whole.
+    kinds : tuple of str
+        What it may be, of `kind_of`; any but a web page if empty.
+    largest_bytes : int
+        More is refused.
+    expected_sha256 : str, optional
+        What the file must hash to.
+    progress : callable, optional
+        Called with (bytes received, bytes in all or 0 if unknown).
+
+    Raises
+    ------
+    FetchError
+        If it cannot be had or is something else; nothing is kept then.
+    """
+    source = source.strip()
+    with new_file(target) as received:
+        with received.open("wb") as out:
+            sink = _Sink(out, source, kinds, largest_bytes, progress)
+            drive_id = _drive_id(source)
+            if drive_id:
+                _from_drive(drive_id, source, sink)
+            else:
+                _from_web(source, sink)
+        if not sink.received:
+            raise FetchError(f"{source} sent an empty file; try again later")
+        if expected_sha256 and sha256(received) != expected_sha256.lower():
+            raise FetchError(
+                f"what {source} sent is not the expected file (its SHA-256 is {sha256(received)}); "
+                "ask whoever gave you the address"
+            )
+    return target
+
+
+class _Sink:
+    """The file that is being received; it refuses what is too long or of the wrong kind."""
+
+    def __init__(self, out: IO[bytes], source, kinds, largest_bytes, progress) -> None:
+        self.out, self.source, self.kinds = out, source, kinds
+        self.largest, self.progress = largest_bytes, progress
+        self.received = self.promised = 0
+
+    def write(self, chunk: bytes) -> int:
+        """Take the next part; the first one shows what the file is."""
+        if not self.received and chunk:
+            self._check_kind(kind_of(chunk))
+        self.received += len(chunk)
+        if max(self.received, self.promised) > self.largest:
+            raise FetchError(f"{self.source} sends more than {self.largest} bytes; it was not kept")
+        self.out.write(chunk)
+        if self.progress:
+            self.progress(self.received, self.promised)
+        return len(chunk)
+
+    def flush(self) -> None:
+        """Do nothing; gdown may ask for it."""
+
+    def _check_kind(self, kind: str) -> None:
+        if kind == "web page":
+            raise FetchError(
+                f"{self.source} sent a web page in place of the file: it may not be shared with "
+                "anyone who has the link, or too many people fetched it today; open it in a "
+                "browser, or try again tomorrow"
+            )
+        if self.kinds and kind not in self.kinds:
+            raise FetchError(
+                f"{self.source} sent something else than {' or '.join(self.kinds)}; check the link"
+            )
+
+
+def _drive_id(source: str) -> str | None:
+    if re.fullmatch(r"[-\w]{25,}", source):
+        return source
+    if not re.match(DRIVE_HOSTS, source):
+        return None
+    if "/folders/" in source:
+        raise FetchError(
+            f"{source} is a folder: share one file or a zip of the folder, or add the folder to "
+            "your own Drive and give its path"
+        )
+    found = re.search(r"(?:/d/|[?&]id=)([-\w]{10,})", source)
+    if not found:
+        raise FetchError(f"{source} names no file; copy the link from Drive's Share > Copy link")
+    return found.group(1)
+
+
+def _from_drive(drive_id: str, source: str, sink: _Sink) -> None:
+    import gdown
+
+    refused = gdown.exceptions.FileURLRetrievalError
+    refused = getattr(gdown.exceptions, "DownloadError", refused)  # 6.x has a wider one
+    try:
+        done = gdown.download(id=drive_id, output=sink, quiet=True, use_cookies=False)
+    except (refused, OSError, KeyError) as error:
+        done, reason = None, _reason(error)
+    else:
+        reason = "gdown gave no reason"  # 5.x returns None where 6.x raises
+    if done is None:
+        raise FetchError(
+            f"Drive does not give {source}: share it with anyone who has the link, or, if too many "
+            f"people fetched it today, add it to your own Drive and give its path ({reason})"
+        )
+
+
+def _reason(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:200] if lines else type(error).__name__
+
+
+def _from_web(source: str, sink: _Sink) -> None:
+    if not source.startswith(("https://", "http://")):
+        raise FetchError(f"'{source}' is not an http or https address, nor a Drive link")
+    try:
+        with urllib.request.urlopen(source, timeout=TIMEOUT_SECONDS) as answer:
+            sink.promised = int(answer.headers.get("Content-Length") or 0)
+            while chunk := answer.read(CHUNK):
+                sink.write(chunk)
+    except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
+        reason = getattr(error, "reason", None) or error
+        raise FetchError(
+            f"{source} cannot be fetched ({reason}); check the address and the internet connection"
+        ) from None
+    if sink.received < sink.promised:
+        raise FetchError(
+            f"the download from {source} broke off after {sink.received} of {sink.promised} bytes; "
+            "try again"
+        )
+
+
+def unpack(
+    archive: Path,
+    folder: Path,
+    *,
+    only: str | None = None,
+    largest_bytes: int = LARGEST_BYTES,
+    most_files: int = MOST_FILES,
+) -> list[Path]:
+    """Unpack a zip, tar or tar.gz into a new folder: plain files only, all inside it.
+
+    Parameters
+    ----------
+    archive : Path
+        What kind it is, its content says and not its name.
+    folder : Path
+        New; it appears when everything is in it.
+    only : str, optional
+        Take files of this name and leave everything else aside.
+    largest_bytes, most_files : int
+        An archive that holds more is refused.
+
+    Raises
+    ------
+    FetchError
+        If the archive is damaged or hostile; nothing of it is kept.
+    """
+    if folder.exists():
+        raise FetchError(f"'{folder}' exists; nothing is unpacked over it")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    what, size, names = f"the archive '{archive.name}'", 0, []
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".unpack-") as scratch:
+        inside = Path(scratch) / "content"
+        inside.mkdir()
+        try:
+            for member in _members(archive, largest_bytes):
+                path = PureWindowsPath(member.name)  # takes / and \ alike, and knows C:
+                size += member.size
+                if size > largest_bytes:
+                    raise FetchError(f"{what} unpacks to more than {largest_bytes} bytes")
+                if "__MACOSX" in path.parts or (only and path.name != only):
+                    continue
+                if path.drive or path.root or ".." in path.parts:
+                    raise FetchError(f"{what} points outside itself; it was not unpacked")
+                if member.kind == "folder" and not only:
+                    continue
+                if member.kind != "file":
+                    raise FetchError(f"'{path.name}' in {what} is not a plain file; not unpacked")
+                if len(names) >= most_files:
+                    raise FetchError(f"{what} holds more than {most_files} files")
+                names.append(Path(*path.parts))
+                _write(member.open(), inside / names[-1])
+        except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+            raise FetchError(f"{what} is damaged ({_reason(error)}); fetch it again") from None
+        except (RuntimeError, NotImplementedError):  # as zipfile says it
+            raise FetchError(
+                f"{what} has a password or is packed in an unusual way; make a plain zip"
+            ) from None
+        inside.rename(folder)
+    return [folder / name for name in names]
+
+
+class _Member(NamedTuple):
+    name: str
+    kind: str  # file, folder or other
+    size: int  # the readers below give no more than this
+    open: Callable[[], IO[bytes]]
+
+
+def _members(archive: Path, largest_bytes: int) -> Iterator[_Member]:
+    with archive.open("rb") as file:
+        kind = kind_of(file.read(512))
+        file.seek(0)
+        if kind == "zip":
+            with zipfile.ZipFile(file) as packed:
+                for info in packed.infolist():
+                    form = stat.S_IFMT(info.external_attr >> 16)
+                    kind = "file" if form in (0, stat.S_IFREG) else "other"
+                    kind = "folder" if info.is_dir() else kind
+                    yield _Member(info.filename, kind, info.file_size, partial(packed.open, info))
+        elif kind in ("gzip", "tar"):
+            stream = _Limited(gzip.open(file) if kind == "gzip" else file, largest_bytes)
+            with tarfile.open(fileobj=stream, mode="r|") as packed:
+                for info in packed:
+                    plain = info.type in (tarfile.REGTYPE, tarfile.AREGTYPE)
+                    kind = "file" if plain else "folder" if info.isdir() else "other"
+                    yield _Member(info.name, kind, info.size, partial(packed.extractfile, info))
+        else:
+            raise FetchError(f"'{archive.name}' is no zip, tar or tar.gz")
+
+
+def _write(content: IO[bytes], target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with content, target.open("xb") as out:
+        shutil.copyfileobj(content, out, CHUNK)
+
+
+class _Limited:
+    """A stream that gives no more than it should, for the headings of a tar are not its members."""
+
+    def __init__(self, stream: IO[bytes], largest_bytes: int) -> None:
+        self.stream, self.left = stream, largest_bytes + 10 * CHUNK
+
+    def read(self, size: int) -> bytes:
+        """Return up to `size` bytes."""
+        content = self.stream.read(size)
+        self.left -= len(content)
+        if self.left < 0:
+            raise FetchError("the archive unpacks to more than is allowed; it was not unpacked")
+        return content
