@@ -26,8 +26,11 @@ ROUND_SIGMA = 0.2  # smoothing of the finished outline
 BACKGROUND_SIGMA = 2.5  # reach of the local background
 CORE_RADIUS = 0.5  # the middle of a cell, where its brightness is measured
 HALO = 4.0  # overlap of blocks
-NOISE_FACTOR = 6.0  # a seed stands this many standard deviations out of the background
+NOISE_QUANTILE, NOISE_FACTOR = 0.9, 3.0  # a seed exceeds this many times that quantile of the
+# bright spots of the background
 SEED_PROBABILITY = 0.4
+BOUNDARY_DEFAULT, BOUNDARY_SLOPE = 0.4, 0.6  # the level where cells end, and how far it follows
+# the steepest level of the volume
 GROWTH_PROBABILITY = 0.1  # cells may reach this far beyond the class map
 BLOCK_SIZE = 256  # voxels
 
@@ -70,7 +73,7 @@ def segment_instances(
     image: np.ndarray,
     *,
     voxel_size_um: Sequence[float],
-    cell_radius_um: float | None = None,
+    cell_radius_um: float | CellSize | None = None,
     foreground_classes: Sequence[int] | None = None,
     boundary: float | None = None,
     minimum_size: float = 0.1,
@@ -86,8 +89,8 @@ def segment_instances(
         (Z, Y, X), any real dtype, bright cells on a darker background.
     voxel_size_um : sequence of float
         (z, y, x) in µm.
-    cell_radius_um : float, optional
-        Typical radius in µm; estimated if not given.
+    cell_radius_um : float or CellSize, optional
+        Typical radius in µm, or what was estimated before; estimated if not given.
     foreground_classes : sequence of int, optional
         The classes that are cells; found if not given (`find_foreground`).
     boundary : float, optional
@@ -121,7 +124,9 @@ def segment_instances(
             raise ValueError(
                 f"foreground_classes={classes} must be among 0 to {len(probabilities) - 1}"
             )
-    foreground = np.sum([probabilities[k] for k in classes], axis=0, dtype=np.float32)
+    foreground = np.zeros(image.shape, np.float32)
+    for k in classes:
+        foreground += probabilities[k]
     ground = _Ground(image, foreground, radii)
     blocks = _blocks(image.shape, block_size)
     if boundary is None:
@@ -135,7 +140,11 @@ def segment_instances(
     return Instances(_renumber(labels), foreground, classes, reason, cell, float(boundary))
 
 
-def _cell_size(image: np.ndarray, size: np.ndarray, cell_radius_um: float | None) -> CellSize:
+def _cell_size(
+    image: np.ndarray, size: np.ndarray, cell_radius_um: float | CellSize | None
+) -> CellSize:
+    if isinstance(cell_radius_um, CellSize):
+        return cell_radius_um
     if cell_radius_um is None:
         return estimate_cell_radius(image, voxel_size_um=tuple(size))
     if not cell_radius_um > 0:
@@ -254,10 +263,12 @@ def _find_cells(ground: _Ground, block: tuple[slice, ...]) -> _Cells:
     markers[tuple(seeds.T)] = np.arange(1, len(seeds) + 1)
     landscape = ndimage.gaussian_filter(image, SPLIT_SIGMA * ground.radii, truncate=3)
     np.negative(landscape, out=landscape)
-    basins = watershed(landscape, markers, mask=near > GROWTH_PROBABILITY)
+    near = near > GROWTH_PROBABILITY
+    basins = watershed(landscape, markers, mask=near)
+    del landscape, markers, near  # a block must stay small
     contrast = ground.contrast(region, image)
     cores = np.zeros(len(seeds) + 1, np.float32)
-    ball = _ball(CORE_RADIUS * ground.radii)
+    ball = _ball(np.maximum(CORE_RADIUS * ground.radii, 1.0))
     for number, seed in enumerate(seeds, start=1):
         places = ball + seed
         inside = ((places >= 0) & (places < image.shape)).all(1)
@@ -273,16 +284,14 @@ def _find_cells(ground: _Ground, block: tuple[slice, ...]) -> _Cells:
 def _find_seeds(image: np.ndarray, near: np.ndarray, radii: np.ndarray) -> np.ndarray:
     """Return the voxels (n, 3) in the middle of cells: maxima of a Laplacian of cell size.
 
-    They lie in the foreground and stand out of what the Laplacian gives in the background.
+    They lie in the foreground and stand out of the bright spots of the background.
     """
     blob = _difference_of_gaussians(image, SEED_SIGMA * radii)
-    # Only answers above 0 say what noise does: gaps between crowded cells answer far below.
-    outside = blob[(near < GROWTH_PROBABILITY) & (blob > 0)]
-    noise = 1.4826 * float(np.median(outside)) if outside.size else 0.0
-    candidates = (blob > NOISE_FACTOR * noise) & (near > SEED_PROBABILITY)
     reach = np.maximum(np.floor(SEED_DISTANCE * radii).astype(int), 1)
-    box = ndimage.maximum_filter(blob, size=2 * reach // 2 + 1 | 1)
-    places = np.argwhere(candidates & (blob == box))
+    peaks = (blob == ndimage.maximum_filter(blob, size=np.maximum(reach | 1, 3))) & (blob > 0)
+    places = np.argwhere(peaks & (near > SEED_PROBABILITY))
+    floor = _noise_floor(blob[peaks & (near < GROWTH_PROBABILITY)])
+    places = places[blob[tuple(places.T)] > floor]
     order = np.argsort(-blob[tuple(places.T)], kind="stable")
     kept: list[np.ndarray] = []
     taken = np.zeros(image.shape, bool)
@@ -296,6 +305,16 @@ def _find_seeds(image: np.ndarray, near: np.ndarray, radii: np.ndarray) -> np.nd
         taken[tuple(around.T)] = True
     seeds = np.array(kept, int).reshape(-1, 3)
     return seeds[np.lexsort(seeds.T[::-1])]
+
+
+def _noise_floor(spots: np.ndarray) -> float:
+    """Return what a seed must exceed, from the bright spots of the background.
+
+    The network says where the background is, and what stands out there is noise or texture.
+    """
+    if spots.size < 10:  # too few to say anything: the background is nearly empty
+        return 0.0
+    return NOISE_FACTOR * float(np.quantile(spots, NOISE_QUANTILE))
 
 
 def _ball(radii: np.ndarray) -> np.ndarray:
@@ -327,10 +346,7 @@ def _find_boundary(ground: _Ground, block: tuple[slice, ...]) -> float:
     mean = total / np.maximum(np.bincount(bins, minlength=27), 1)
     mean = ndimage.gaussian_filter1d(mean, 1.0)[1 + 5 : 1 + 18]  # levels 0.25 to 0.9
     steepest = (int(np.argmax(mean)) + 5.5) / 20
-    return float(np.clip(BOUNDARY_DEFAULT + BOUNDARY_SLOPE * (steepest - 0.55), 0.3, 0.7))
-
-
-BOUNDARY_DEFAULT, BOUNDARY_SLOPE = 0.42, 1.2
+    return float(np.clip(BOUNDARY_DEFAULT + BOUNDARY_SLOPE * (steepest - 0.55), 0.35, 0.5))
 
 
 def _label_block(
@@ -385,6 +401,8 @@ def _blocks(shape: Sequence[int], block_size: int) -> list[tuple[slice, ...]]:
 
 def _renumber(labels: np.ndarray) -> np.ndarray:
     """Return labels numbered from 1 without gaps: a cell may have vanished under another."""
-    present = np.bincount(labels.ravel()) > 0
+    present = np.zeros(int(labels.max(initial=0)) + 1, bool)
+    for plane in labels:  # the whole at once would be copied as int64
+        present[plane] = True
     present[0] = False
     return (np.cumsum(present) * present).astype(np.int32)[labels]

@@ -18,6 +18,7 @@ from wnet_nb.data import Normalisation, fit_normalisation
 
 CELL_RADIUS_VOXELS = 4.0  # what voxels are averaged down to
 BACKGROUND_REACH = 2.0  # cell radii: what is wider than twice this is background
+SMOOTH_SIGMA = 0.3  # cell radii: smoothing that leaves cells and takes noise
 GRID_STEP = 0.5  # cell radii between the points at which the background is found
 
 
@@ -88,7 +89,13 @@ def prepare(
     factors = (1, 1, 1)
     if settings.match_cell_size:
         factors = tuple(int(max(1, round(r / CELL_RADIUS_VOXELS))) for r in radii)
-    array = average_blocks(image, factors)
+        array = average_blocks(image, factors)
+        # What is smaller than a third of a cell is noise; on small cells no averaging removes it.
+        array = ndimage.gaussian_filter(
+            np.asarray(array, np.float32), SMOOTH_SIGMA * radii / factors, mode="nearest"
+        )
+    else:
+        array = image
     if settings.subtract_background:
         array = subtract_background(array, radii / factors)
     ranges = fit_normalisation(array, settings.normalisation, name=name)
@@ -123,7 +130,8 @@ def block_means(array: np.ndarray, steps: Sequence[float]) -> np.ndarray:
 
 
 def _means_along(array: np.ndarray, size: float, axis: int) -> np.ndarray:
-    starts = np.unique(np.arange(0, array.shape[axis], size).astype(int))
+    starts = np.unique((np.arange(np.ceil(array.shape[axis] / size)) * size).astype(int))
+    starts = starts[starts < array.shape[axis]]  # 21 / 1.4 is a little more than 15
     sums = np.add.reduceat(array, starts, axis, dtype=np.float32)
     counts = np.diff(np.append(starts, array.shape[axis])).astype(np.float32)
     return sums / counts.reshape([-1 if a == axis else 1 for a in range(array.ndim)])
