@@ -1,6 +1,8 @@
-"""For all tests: a fixed seed, two threads and the reference files of ../shared."""
+"""For all tests: a fixed seed, two threads, the files of ../shared, and a web server."""
 
+import http.server
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -23,3 +25,38 @@ def shared():
         return path
 
     return path_of
+
+
+@pytest.fixture
+def serve():
+    """Return a function that serves bytes and gives their address; notes what was asked for."""
+    answer = {}
+    asked = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_response(answer["status"])
+            self.send_header("Content-Length", str(answer["length"] or len(answer["body"])))
+            for name, value in answer["headers"].items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(answer["body"])
+
+        def log_message(self, *args):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+    thread.start()
+
+    def start(body, *, status=200, length=None, name="wnet_latest.tar.gz", **headers):
+        headers = {key.replace("_", "-"): value for key, value in headers.items()}
+        answer.update(body=body, status=status, length=length, headers=headers)
+        return f"http://127.0.0.1:{server.server_port}/{name}"
+
+    start.asked = asked
+    yield start
+    server.shutdown()
+    thread.join()
+    server.server_close()

@@ -37,6 +37,8 @@ GUIDE = {  # the CellSeg3D guide, and the published network
     "base_channels": 64,
     "affinity": "class_mean",
     "normalisation": "percentile",
+    "match_cell_size": False,
+    "subtract_background": False,
     "gradient_clipping": 0,
     "start_from": None,
 }
@@ -66,6 +68,8 @@ OTHERS = {  # one allowed value per option that is not its default
     "patches_per_volume": 9,
     "augmentation": False,
     "normalisation": "minmax",
+    "match_cell_size": True,
+    "subtract_background": True,
     "channel": 1,
     "time": 4,
     "voxel_size_um": (2.0, 0.5, 0.5),

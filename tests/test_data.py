@@ -54,6 +54,19 @@ def test_percentile_range_runs_from_0_5_to_99_9_percent_in_every_dtype(dtype):
     assert result.min() == 0 and result.max() == 100 and result.dtype == np.float32
 
 
+def test_square_root_is_that_of_the_share_of_the_percentile_range():
+    array = ramp((10, 20, 20))
+    found, plain = fit_normalisation(array, "square_root"), fit_normalisation(array)
+    assert (found.low, found.high) == (plain.low, plain.high)
+    values = Normalisation("square_root", 10, 26).apply(np.array([[[3, 10, 11, 14, 19, 26, 99]]]))
+    np.testing.assert_allclose(values.ravel(), [0, 0, 25, 50, 75, 100, 100], rtol=1e-6)
+
+
+def test_unknown_normalisation_is_refused_with_what_there_is():
+    with pytest.raises(DataError, match=r"log.*percentile, minmax or square_root"):
+        fit_normalisation(ramp((2, 3, 4)), "log")
+
+
 def test_hot_pixel_moves_minmax_but_not_the_percentile_range():
     array = ramp((10, 20, 20))
     hot = array.copy()
@@ -73,13 +86,13 @@ def test_few_bright_voxels_on_a_flat_ground_are_not_lost():
     assert normalise(array)[3, 4, 5] == 100 and normalise(array).sum() == 100
 
 
-@pytest.mark.parametrize("method", ["percentile", "minmax"])
+@pytest.mark.parametrize("method", ["percentile", "minmax", "square_root"])
 @pytest.mark.parametrize("value", [0, 41, -3.5])
 def test_constant_volume_becomes_0(method, value):
     assert not normalise(np.full((4, 5, 6), value, np.float32), method).any()
 
 
-@pytest.mark.parametrize("method", ["percentile", "minmax"])
+@pytest.mark.parametrize("method", ["percentile", "minmax", "square_root"])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_value_that_is_not_finite_is_refused_with_the_name_of_the_volume(method, value):
     array = np.zeros((4, 4, 4), np.float32)

@@ -9,6 +9,7 @@ import torch
 
 from wnet_nb import checkpoint, config, io, pipeline, runs, training
 from wnet_nb.example import make_example
+from wnet_nb.preparation import prepare
 
 TINY = config.preset(
     "quick", base_channels=4, patch_size=16, epochs=2, patches_per_volume=3, batch_size=2
@@ -100,6 +101,22 @@ def test_the_settings_name_inputs_with_their_hashes_versions_and_seed(volumes, f
     assert first["normalisation"]["low"] < first["normalisation"]["high"]
     assert re.fullmatch(r"\d+\.\d+.*", record["versions"]["torch"])
     assert record["seed"] == 0
+
+
+def test_the_settings_say_how_each_volume_was_prepared(volumes, finished):
+    inputs = json.loads((finished / "settings.json").read_text(encoding="utf-8"))["inputs"]
+    for item, volume in zip(inputs, volumes, strict=True):
+        prepared = prepare(volume.array, TINY, voxel_size_um=volume.voxel_size_um)
+        assert item["averaged_voxels"] == list(prepared.factors)
+        assert item["normalisation"] == prepared.normalisation.as_dict()
+        assert item["cell_radius_um"] == pytest.approx(prepared.cell_size.radius_um)
+
+
+def test_a_cell_radius_that_was_given_is_recorded(volumes, run):
+    train(volumes, run, TINY.replace(cell_radius_um=4.0, epochs=1))
+    inputs = runs.read_record(run)["inputs"]
+    assert [item["cell_radius_um"] for item in inputs] == [4.0, 4.0]
+    assert [item["averaged_voxels"] for item in inputs] == [[1, 1, 2], [1, 1, 2]]
 
 
 @pytest.mark.parametrize("there", ["file in it", "a file"])

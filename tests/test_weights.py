@@ -1,8 +1,6 @@
 import gzip
-import http.server
 import io
 import tarfile
-import threading
 
 import pytest
 
@@ -40,37 +38,6 @@ def special(kind, target=""):
     return info
 
 
-@pytest.fixture
-def serve():
-    """Return a function that serves bytes and gives their address; counts the requests."""
-    answer = {"body": b"", "status": 200, "length": None, "asked": 0}
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            answer["asked"] += 1
-            self.send_response(answer["status"])
-            self.send_header("Content-Length", str(answer["length"] or len(answer["body"])))
-            self.end_headers()
-            self.wfile.write(answer["body"])
-
-        def log_message(self, *args):
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-
-    def start(body, *, status=200, length=None):
-        answer.update(body=body, status=status, length=length)
-        start.answer = answer
-        return f"http://127.0.0.1:{server.server_port}/wnet_latest.tar.gz"
-
-    yield start
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
 def test_published_weights_are_fetched_once_and_load(serve, state, tmp_path):
     seen = []
     url = serve(archive(("notes.txt", b"hello"), (NAME, state)))
@@ -81,7 +48,7 @@ def test_published_weights_are_fetched_once_and_load(serve, state, tmp_path):
     assert checkpoint.load_checkpoint(path).settings.base_channels == 4
     assert seen[-1][0] == seen[-1][1] > 0
     weights.fetch_published(url=url, folder=tmp_path / "cache")
-    assert serve.answer["asked"] == 1
+    assert len(serve.asked) == 1
     assert sorted(p.name for p in path.parent.iterdir()) == [NAME, f"{NAME}.json"]
 
 
@@ -115,7 +82,7 @@ def test_a_refusal_of_the_server_is_told(serve, tmp_path, status):
 
 
 def test_no_connection_is_told(tmp_path):
-    refused("http://127.0.0.1:9/wnet_latest.tar.gz", tmp_path, "check the internet connection")
+    refused("http://127.0.0.1:9/wnet_latest.tar.gz", tmp_path, "internet connection")
 
 
 @pytest.mark.parametrize("url", ["file:///etc/hostname", "ftp://somewhere/a.tar.gz", "a.tar.gz"])
@@ -131,7 +98,7 @@ def test_a_download_that_broke_off_is_refused(serve, state, tmp_path):
 def test_a_damaged_archive_is_refused(serve, state, tmp_path):
     body = bytearray(archive((NAME, state)))
     body[len(body) // 2] ^= 255
-    refused(serve(bytes(body)), tmp_path, "damaged|not usable")
+    refused(serve(bytes(body)), tmp_path, "damaged")
 
 
 def test_an_archive_cut_short_is_refused(serve, state, tmp_path):
@@ -174,4 +141,4 @@ def test_an_archive_without_the_weights_is_refused(serve, tmp_path):
 
 
 def test_a_file_that_is_no_network_is_refused(serve, tmp_path):
-    refused(serve(archive((NAME, b"not a state dict"))), tmp_path, "not usable")
+    refused(serve(archive((NAME, b"not a state dict"))), tmp_path, "no usable weights")

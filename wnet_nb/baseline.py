@@ -47,7 +47,8 @@ def otsu_foreground(
     sigma = _sigma_voxels(image, voxel_size_um, cell_radius_um, OUTLINE_SIGMA)
     smooth = ndimage.gaussian_filter(image.astype(np.float32), sigma)
     # The slack swallows float rounding, which would split a constant image.
-    if float(np.ptp(smooth)) <= 1e-5 * float(np.abs(smooth).max()):
+    low, high = float(smooth.min()), float(smooth.max())
+    if high - low <= 1e-5 * max(abs(low), abs(high)):
         return np.zeros(image.shape, dtype=bool)
     return smooth > threshold_otsu(smooth)
 
@@ -92,6 +93,7 @@ def voronoi_otsu(
     plateaus, _ = ndimage.label(peaks, structure=np.ones((3, 3, 3)))
     at = np.argwhere(peaks)
     _, first = np.unique(plateaus[peaks], return_index=True)
+    del spots, plateaus, peaks  # room for the labels of a large volume
     return _divide(mask, at[first], np.asarray(voxel_size_um, dtype=np.float64))
 
 

@@ -1,159 +1,26 @@
-"""Pictures of the notebook's panels: planes with overlays, affinities, curves, sizes of cells.
+"""Figures of the notebook's panels: affinities, curves, previews, sizes of cells.
 
-Like `plots`, every function returns a Figure or the bytes of a PNG and shows nothing.
+Like in `plots`, every function returns a Figure and shows nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cache
-from io import BytesIO
 from typing import Any
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.figure import Figure
-from matplotlib.image import imsave
 from matplotlib.ticker import MaxNLocator
-from skimage.segmentation import find_boundaries
 
-from wnet_nb import planes
+from wnet_nb import pictures, planes
 from wnet_nb.config import Settings
 from wnet_nb.plots import (
     LOSS_COLOUR,
     LOSSES,
     MARK_COLOUR,
-    figure_png,
     new_figure,
 )
 from wnet_nb.training import Preview
-
-CROSSHAIR = (255, 210, 60)
-SURROUNDINGS = 255  # grey around the planes
-N_COLOURS = 997  # labels that share a colour are far apart in number
-
-
-def planes_png(
-    image: np.ndarray,
-    point: Sequence[int],
-    layout: planes.Layout,
-    *,
-    limits: tuple[float, float],
-    left: np.ndarray | None = None,
-    right: np.ndarray | None = None,
-    opacity: float = 0.45,
-    curtain: float = 1.0,
-) -> bytes:
-    """Draw three planes through a voxel, with a crosshair, and one overlay or two.
-
-    Parameters
-    ----------
-    image : ndarray
-        (Z, Y, X), any real dtype.
-    point : sequence of int
-        Voxel (z, y, x) where the planes cross.
-    layout : Layout
-        Of the volume.
-    limits : tuple of float
-        Brightness drawn black and white.
-    left, right : ndarray, optional
-        Labels (integer) or class maps (float, 0-1), (Z, Y, X), on either side of the curtain.
-    opacity : float
-        Of the overlay, 0-1.
-    curtain : float
-        Where the curtain hangs in each plane, from 0 (left edge) to 1 (right edge).
-    """
-    canvas = layout.draw(image, point)
-    low, high = limits
-    grey = np.clip((canvas - low) / max(high - low, 1e-9), 0, 1) * 255
-    grey[np.isnan(canvas)] = SURROUNDINGS
-    rgb = np.repeat(grey[..., None], 3, axis=2)  # (rows, columns, 3)
-    cuts = zip(*(_planes(volume, point) for volume in (left, right)), strict=True)
-    for place, pair in zip(layout.places, cuts, strict=True):
-        part = rgb[place]
-        edge = round(part.shape[1] * (curtain if right is not None or left is None else 1.0))
-        for plane, columns in zip(pair, (slice(0, edge), slice(edge, None)), strict=True):
-            if plane is not None:
-                colour, alpha = _paint(_enlarge(plane, part.shape[:2]), opacity)
-                seen, alpha = part[:, columns], alpha[:, columns, None]
-                part[:, columns] = (1 - alpha) * seen + alpha * colour[:, columns]
-        if right is not None and 0 < edge < part.shape[1]:
-            part[:, edge - 1 : edge + 1] = 255
-    _draw_crosshair(rgb, point, image.shape, layout)
-    _draw_names(rgb, layout)
-    return image_png(rgb.astype(np.uint8))
-
-
-def image_png(rgb: np.ndarray) -> bytes:
-    """Return (rows, columns, 3) uint8 as the bytes of a PNG."""
-    buffer = BytesIO()
-    imsave(buffer, rgb, format="png", pil_kwargs={"compress_level": 1})
-    return buffer.getvalue()
-
-
-def _planes(volume: np.ndarray | None, point: Sequence[int]) -> list[np.ndarray | None]:
-    return [None] * 3 if volume is None else list(planes.cross(volume, point))
-
-
-def _enlarge(plane: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    rows, columns = (
-        ((np.arange(n) + 0.5) * have / n).astype(int)
-        for n, have in zip(shape, plane.shape, strict=True)
-    )
-    return plane[np.ix_(rows, columns)]
-
-
-def _paint(plane: np.ndarray, opacity: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return colours (rows, columns, 3) in 0-255 and opacity (rows, columns) of an overlay."""
-    if plane.dtype.kind == "f":
-        return colormaps["viridis"](plane)[..., :3] * 255, opacity * np.clip(plane, 0, 1)
-    inside = plane > 0
-    edges = find_boundaries(plane, mode="inner")
-    colour = label_colours()[plane.astype(np.int64) % N_COLOURS]
-    return colour, np.where(edges, min(1.0, 2 * opacity), opacity) * inside
-
-
-@cache
-def label_colours() -> np.ndarray:
-    """Return the colour of each label, (n, 3) in 0-255; the same label has the same always."""
-    hue = np.arange(N_COLOURS) * 0.61803398875 % 1.0  # the golden ratio keeps neighbours apart
-    return colormaps["hsv"](hue)[:, :3] * 255 * 0.8 + 51
-
-
-def _draw_crosshair(rgb: np.ndarray, point, shape, layout: planes.Layout) -> None:
-    z, y, x = point
-    depth, height, width = shape
-    lines = [((y, height), (x, width)), ((z, depth), (x, width)), ((y, height), (z, depth))]
-    for place, (row, column) in zip(layout.places, lines, strict=True):
-        part = rgb[place]
-        r, c = (
-            min(n - 1, int((p + 0.5) / have * n))
-            for n, (p, have) in zip(part.shape[:2], (row, column), strict=True)
-        )
-        gap = 9  # the voxel itself stays visible
-        for line in (part[r, : max(c - gap, 0)], part[r, c + gap :]):
-            line[:] = 0.45 * line + 0.55 * np.array(CROSSHAIR)
-        for line in (part[: max(r - gap, 0), c], part[r + gap :, c]):
-            line[:] = 0.45 * line + 0.55 * np.array(CROSSHAIR)
-
-
-def _draw_names(rgb: np.ndarray, layout: planes.Layout) -> None:
-    for name, (rows, columns) in zip(planes.NAMES, layout.places, strict=True):
-        mask = _word(name)[: rows.stop - rows.start - 4, : columns.stop - columns.start - 4]
-        place = (
-            slice(rows.start + 4, rows.start + 4 + mask.shape[0]),
-            slice(columns.start + 4, columns.start + 4 + mask.shape[1]),
-        )
-        rgb[place] = (1 - mask[..., None]) * (0.4 * rgb[place]) + mask[..., None] * 255
-
-
-@cache
-def _word(text: str) -> np.ndarray:
-    """Return `text` as a mask (rows, columns) in 0-1."""
-    figure = new_figure(0.3, 0.2)
-    figure.text(0.5, 0.42, text, fontsize=9, ha="center", va="center")
-    figure.canvas.draw()
-    return 1 - np.asarray(figure.canvas.buffer_rgba())[..., 0] / 255.0
 
 
 def affinity_terms(
@@ -235,4 +102,122 @@ def plot_affinity(plane: np.ndarray, point: Sequence[int], settings: Settings) -
             axes.set_yticklabels([])
     bar = figure.add_axes((0.945, 0.17, 0.012, 0.70))
     figure.colorbar(shown, cax=bar, ticks=[0, 0.5, 1]).ax.tick_params(labelsize=7)
+    return figure
+
+
+def plot_training(
+    steps: Sequence[tuple[int, float, float, float]],
+    history: Sequence[Mapping[str, Any]],
+    *,
+    steps_per_epoch: int,
+    epochs: int,
+    changes: Mapping[int, str] | None = None,
+    log: bool = False,
+) -> Figure:
+    """Draw the losses of every step (thin) and their mean over each epoch (thick).
+
+    Parameters
+    ----------
+    steps : sequence of (step, soft N-cut, reconstruction, total)
+    history : sequence of mapping
+        Rows of ``history.csv``.
+    steps_per_epoch, epochs : int
+        For the horizontal axis.
+    changes : mapping of int to str, optional
+        Options changed before a step; each is drawn as a line with its number.
+    log : bool
+        Logarithmic vertical axes.
+    """
+    figure = new_figure(9.4, 2.75)
+    for n, (name, title) in enumerate(LOSSES.items(), start=1):
+        axes = figure.add_subplot(1, 3, n)
+        at = [(step - 0.5) / steps_per_epoch for step, *_ in steps]
+        axes.plot(at, [values[n] for values in steps], color=LOSS_COLOUR, alpha=0.35, linewidth=1)
+        middle = [row["epoch"] - 0.5 for row in history]
+        means = [row[name] for row in history]
+        axes.plot(middle, means, "o-", color=LOSS_COLOUR, markersize=3, label="epoch mean")
+        for number, step in enumerate(changes or (), start=1):
+            place = (step - 1) / steps_per_epoch
+            axes.axvline(place, color=MARK_COLOUR, linestyle=":", linewidth=1.3)
+            axes.annotate(
+                f"{number}", (place, 1), xycoords=("data", "axes fraction"), fontsize=8,
+                color=MARK_COLOUR, va="top", xytext=(2, -2), textcoords="offset points",
+            )  # fmt: skip
+        axes.set_title(title, fontsize=9)
+        axes.set_xlabel("epoch", fontsize=9)
+        reached = steps[-1][0] / steps_per_epoch if steps else epochs
+        axes.set_xlim(0, max(1, min(epochs, 1.5 * reached)))
+        axes.set_ylabel("loss, lower is better" if n == 1 else "", fontsize=9)
+        axes.tick_params(labelsize=8)
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axes.grid(alpha=0.3)
+        if log and steps and min(values[n] for values in steps) > 0:
+            axes.set_yscale("log")
+    return figure
+
+
+def plot_preview_cells(
+    preview: Preview, cells: np.ndarray | None, *, voxel_size_um: Sequence[float], title: str
+) -> Figure:
+    """Draw the preview patch: input, class maps, reconstruction, and the cells found in it.
+
+    Parameters
+    ----------
+    preview : Preview
+    cells : ndarray, optional
+        (Z, Y, X) labels, 0 background; None if no cells could be looked for.
+    voxel_size_um : sequence of 3 float
+        (z, y, x) in µm, of the patch.
+    title : str
+        Above the figure.
+    """
+    layout = planes.Layout.of(preview.image.shape, voxel_size_um)
+    point = [n // 2 for n in preview.image.shape]
+    top = max(1.0, float(np.percentile(preview.image, 99.8)))
+    blocks = [("input", preview.image, "gray", top)]
+    blocks += [
+        (f"class {k} (yellow: sure)", p, "viridis", 1)
+        for k, p in enumerate(preview.probabilities[:3])
+    ]
+    blocks.append(("reconstruction", preview.reconstruction, "gray", top))
+    columns = len(blocks) + 1
+    figure = new_figure(1.9 * columns, 2.5)
+    for n, (name, volume, cmap, limit) in enumerate(blocks, start=1):
+        axes = figure.add_subplot(1, columns, n)
+        axes.imshow(layout.draw(volume, point), cmap=cmap, vmin=0, vmax=limit)
+        axes.set_title(name, fontsize=9)
+        axes.set_axis_off()
+    axes = figure.add_subplot(1, columns, columns)
+    axes.imshow(_draw_labels(preview.image / top, cells, layout, point))
+    count = 0 if cells is None else len(np.unique(cells[cells > 0]))
+    axes.set_title(f"{count} cells in the patch", fontsize=9)
+    axes.set_axis_off()
+    figure.suptitle(title, fontsize=9)
+    return figure
+
+
+def _draw_labels(image: np.ndarray, labels: np.ndarray | None, layout, point) -> np.ndarray:
+    grey = layout.draw(image, point)
+    rgb = np.repeat(np.where(np.isnan(grey), 1, np.clip(grey, 0, 1))[..., None], 3, axis=2)
+    for place, plane in zip(layout.places, pictures.cross_planes(labels, point), strict=True):
+        if plane is not None:
+            part = rgb[place]
+            colour, alpha = pictures.paint(pictures.enlarge(plane, part.shape[:2]), 0.5)
+            part[:] = (1 - alpha[..., None]) * part + alpha[..., None] * colour / 255
+    return rgb
+
+
+def plot_sizes(volumes_um3: Sequence[float], smallest_um3: float) -> Figure:
+    """Draw how many cells there are of each volume; a line marks the smallest that is kept."""
+    figure = new_figure(4.2, 2.4)
+    axes = figure.add_subplot()
+    if len(volumes_um3):
+        top = max(float(np.percentile(volumes_um3, 99)) * 1.1, smallest_um3 * 1.5)
+        axes.hist(np.clip(volumes_um3, 0, top), bins=24, range=(0, top), color=LOSS_COLOUR)
+    axes.axvline(smallest_um3, color=MARK_COLOUR, linestyle="--", label="minimum_size")
+    axes.set_xlabel("volume of a cell (µm³)", fontsize=9)
+    axes.set_ylabel("cells", fontsize=9)
+    axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+    axes.tick_params(labelsize=8)
+    axes.legend(fontsize=8, frameon=False)
     return figure

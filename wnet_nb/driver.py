@@ -1,26 +1,29 @@
 """Runs long work from a notebook cell that stays open to its buttons and sliders.
 
-The mechanism, and why. The cell is an ``await``: it stays busy to the end, so later cells never see
-a half-trained model and Run All needs nobody. The work itself goes on in one thread, because a
-single step of a large network can take half a minute; that thread touches no widget. Events come
-back to the cell's own task, which draws them: widgets that are set from the running cell redraw
-everywhere, also where those set from a thread do not (Colab). While the task waits, button presses
-and slider moves are handled: JupyterLab sends them to a subshell of ipykernel 7, ipykernel 7.4 lets
-them through to an awaiting cell, and for ipykernel 6 `Doorman` takes them out of the kernel's queue.
-The interrupt button is a wish to stop, like the Stop button, so that the state kept is whole.
+The mechanism, and why. The cell is an ``await``: it stays busy to the end, so Run All needs nobody
+and later cells never see a half-trained model. The computing goes on in one thread, because a
+single step of a large network can take half a minute; that thread touches no widget. What it brings
+comes back to the kernel's own event loop, where it is drawn: widgets set from there redraw
+everywhere, also where those set from a thread do not (Colab). While the cell waits, button presses
+and slider moves are handled by `Doorman`: ipykernel 7.4 lets them through to an awaiting cell, and
+for ipykernel 6 it takes them out of the kernel's queue. The kernel's interrupt button is a wish to
+stop, as the Stop button is, so that the state kept is whole.
 """
 
 from __future__ import annotations
 
 import asyncio
+import inspect
+import re
 import signal
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from IPython import get_ipython
+
+from wnet_nb.training import TrainingError
 
 POLL_SECONDS = 0.05
 Result = TypeVar("Result")
@@ -33,62 +36,69 @@ class StopInPlace(RuntimeError):
         return [str(self)]
 
 
-class Worker:
-    """One thread for long work, awaited by a cell without closing the cell's ears.
+def explain(error: BaseException) -> str | None:
+    """Return an error that a user can do something about as one sentence, None for any other."""
+    if isinstance(error, RuntimeError) and re.search("out of memory|allocate", str(error)):
+        return "The memory is full; lower batch_size, patch_size or tile_size."
+    if isinstance(error, MemoryError):
+        return "The memory is full; lower batch_size, patch_size or tile_size."
+    known = isinstance(error, ValueError | TrainingError | OSError | StopInPlace)
+    return str(error) if known else None
 
-    Examples
-    --------
-    >>> async def three():
-    ...     with Worker() as worker:
-    ...         return await worker.call(sum, (1, 2))
-    >>> asyncio.run(three())
-    3
+
+async def attend(work: asyncio.Future[Result], interrupted: Callable[[], None]) -> Result:
+    """Keep the cell busy until `work` is done, and handle buttons and sliders meanwhile.
+
+    Parameters
+    ----------
+    work : Future
+        A task of the kernel's event loop.
+    interrupted : callable
+        Called at the first interrupt of the kernel; a second one breaks off at once.
+
+    Returns
+    -------
+    object
+        The result of `work`.
     """
-
-    def __enter__(self) -> Worker:
-        """Start the thread."""
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="wnet_nb")
-        self._doorman = Doorman()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Wait for the thread to end, and let the kernel's other messages through."""
-        self._pool.shutdown()
-        self._doorman.release()
-
-    async def call(self, function: Callable[..., Result], *arguments: Any) -> Result:
-        """Return ``function(*arguments)``, computed in the thread."""
-        future: Future[Result] = self._pool.submit(function, *arguments)
-        waiting = asyncio.wrap_future(future)
-        while not future.done():
-            await asyncio.wait([waiting], timeout=POLL_SECONDS)
-            await self._doorman.admit()
-        return await waiting
-
-    async def iterate(self, items: Iterator[Result]) -> AsyncIterator[Result]:
-        """Yield the items of an iterator whose every ``next`` runs in the thread."""
-        end = object()
-        while (item := await self.call(next, items, end)) is not end:
-            yield item
-
-    async def rest(self) -> None:
-        """Wait a moment, handling buttons and sliders."""
-        await asyncio.sleep(POLL_SECONDS)
-        await self._doorman.admit()
+    doorman = Doorman()
+    try:
+        with _interrupt_as(interrupted):
+            while not work.done():
+                await asyncio.wait([work], timeout=POLL_SECONDS)
+                await doorman.admit()
+    finally:
+        doorman.release()
+    return work.result()
 
 
 class Doorman:
-    """Lets widget messages into a kernel of ipykernel 6 while one of its cells awaits.
+    """Lets widget messages into the kernel while one of its cells awaits.
 
-    That kernel handles one message at a time and the running cell is one. Messages of widgets are
+    ipykernel 6 handles one message at a time and the running cell is one: messages of widgets are
     taken from its queue and handled; all others, such as the next cell of Run All, are put back
-    when the cell ends. Elsewhere it does nothing.
+    when the cell ends. ipykernel 7.4 hands them to an awaiting cell by itself but does not say when
+    it is done, and a slider waits for that before it sends its next value: this says so.
     """
 
     def __init__(self) -> None:
         self._kernel = getattr(get_ipython(), "kernel", None)
         self._queue = getattr(self._kernel, "msg_queue", None)  # gone in ipykernel 7
         self._kept: list[Any] = []
+        self._answered = None
+        if self._kernel is not None and self._queue is None:
+            self._answered = self._kernel.shell_handlers["comm_msg"]
+            self._cell = self._kernel.get_parent("shell")
+            self._kernel.shell_handlers["comm_msg"] = self._answer
+
+    async def _answer(self, stream: Any, ident: Any, received: dict[str, Any]) -> None:
+        try:
+            result = self._answered(stream, ident, received)
+            if inspect.isawaitable(result):
+                await result
+        finally:
+            self._kernel._publish_status("idle", "shell", parent=received)
+            self._kernel._publish_status("busy", "shell", parent=self._cell)
 
     async def admit(self) -> None:
         """Handle the widget messages that have come."""
@@ -109,23 +119,25 @@ class Doorman:
                 kernel._publish_status("busy", "shell")  # the cell still runs
 
     def release(self) -> None:
-        """Put the other messages back, in their order."""
+        """Put the other messages back, in their order, and leave the kernel as it was."""
+        if self._answered is not None:
+            self._kernel.shell_handlers["comm_msg"] = self._answered
         for item in self._kept:
             self._queue.put_nowait(item)
         self._kept = []
 
     def _is_of_widget(self, arguments: tuple[Any, ...]) -> bool:
         try:
-            _, frames = self._kernel.session.feed_identities(arguments[0], copy=False)
-            header = self._kernel.session.unpack(frames[1].bytes)
+            session = self._kernel.session
+            _, frames = session.feed_identities(arguments[0], copy=False)
+            header = session.unpack(frames[1].bytes)
         except (IndexError, TypeError, ValueError, AttributeError):
             return False
         return header.get("msg_type") in ("comm_msg", "comm_open", "comm_close")
 
 
 @contextmanager
-def interrupt_as(wish: Callable[[], None]) -> Iterator[None]:
-    """Call `wish` when the kernel is interrupted; a second interrupt breaks off at once."""
+def _interrupt_as(wish: Callable[[], None]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return

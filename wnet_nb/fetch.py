@@ -47,8 +47,8 @@ def kind_of(head: bytes) -> str:
 
     Examples
     --------
-    >>> kind_of(b"PK\\x03\\x04..."), kind_of(b"<!DOCTYPE html>")
-    ('zip', 'web page')
+    >>> kind_of(b"II*..."), kind_of(b"<!DOCTYPE html>")
+    ('', 'web page')
     """
     for kind, beginnings in KINDS.items():
         if head.startswith(beginnings):
@@ -254,7 +254,16 @@ def unpack(
                     raise FetchError(f"{what} holds more than {most_files} files")
                 names.append(Path(*path.parts))
                 _write(member.open(), inside / names[-1])
-        except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+        except FetchError:
+            raise
+        except (
+            tarfile.TarError,
+            zipfile.BadZipFile,
+            zlib.error,
+            EOFError,
+            OSError,
+            ValueError,
+        ) as error:
             raise FetchError(f"{what} is damaged ({_reason(error)}); fetch it again") from None
         except (RuntimeError, NotImplementedError):  # as zipfile says it
             raise FetchError(
@@ -289,6 +298,8 @@ def _members(archive: Path, largest_bytes: int) -> Iterator[_Member]:
                     plain = info.type in (tarfile.REGTYPE, tarfile.AREGTYPE)
                     kind = "file" if plain else "folder" if info.isdir() else "other"
                     yield _Member(info.name, kind, info.size, partial(packed.extractfile, info))
+            while stream.read(CHUNK):  # to the end, where gzip keeps its checksum
+                pass
         else:
             raise FetchError(f"'{archive.name}' is no zip, tar or tar.gz")
 

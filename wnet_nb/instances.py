@@ -17,7 +17,7 @@ from skimage.segmentation import watershed
 from wnet_nb.cell_size import CellSize, estimate_cell_radius
 from wnet_nb.preparation import block_means, enlarge
 
-# Lengths in cell radii; chosen by measurement, see tests/benchmarks/instances.md.
+# Lengths in cell radii; chosen by measurement, see tests/benchmarks/quality.md.
 SEED_SIGMA = 0.52  # of the Laplacian of Gaussian that finds the middle of cells
 SEED_DISTANCE = 0.6  # no two seeds are closer
 SPLIT_SIGMA = 0.3  # smoothing of the landscape that is flooded

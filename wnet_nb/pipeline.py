@@ -72,11 +72,11 @@ def train_events(
     run = runs.open_run(run, settings, volumes) if resume else runs.new_run(run)
     if settings.start_from == PUBLISHED:
         settings = settings.replace(start_from=str(fetch_published()))
-    record = runs.RunRecorder(run, settings, volumes, preset=preset)
     prepared = [
         prepare(volume.array, settings, voxel_size_um=volume.voxel_size_um, name=volume.name)
         for volume in volumes
     ]
+    record = runs.RunRecorder(run, settings, volumes, prepared, preset=preset)
     return _recorded(
         training.fit(prepared, settings, run=run, validation=validation, live=live), record
     )

@@ -180,6 +180,7 @@ def figure_png(figure: Figure) -> bytes:
 
 
 def new_figure(width: float, height: float, dpi: int = DPI) -> Figure:
+    """Return an empty figure of a size in inches that belongs to no screen."""
     figure = Figure((width, height), dpi, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     return figure

@@ -24,7 +24,7 @@ from wnet_nb.inference import predict_volume
 from wnet_nb.inputs import Inputs, read_inputs, require_volumes
 from wnet_nb.instances import Instances, segment_instances
 from wnet_nb.measurements import measure_cells
-from wnet_nb.preparation import Prepared, prepare
+from wnet_nb.preparation import prepare
 from wnet_nb.weights import PUBLISHED, fetch_published
 
 SEGMENT_OPTIONS = (
@@ -185,7 +185,27 @@ def segment_volume(
     if prepared.normalisation.high <= prepared.normalisation.low:
         raise DataError(f"'{volume.name}' has the same value everywhere")
     with _new_folder(out, volume.name) as (folder, final):
-        cells = _find_cells(volume, model, settings, prepared, folder, progress)
+        with _scratch_file(folder, volume.array.size * settings.n_classes) as file:
+            probabilities = predict_volume(
+                model.model,
+                prepared,
+                tile_size=settings.tile_size,
+                flips=settings.flips,
+                out=file,
+                progress=progress,
+            )
+            known = settings.cell_radius_um or prepared.cell_size
+            del prepared  # as large as the volume, and no longer needed
+            cells = segment_instances(
+                probabilities,
+                volume.array,
+                voxel_size_um=volume.voxel_size_um,
+                cell_radius_um=known,
+                foreground_classes=settings.foreground_classes,
+                boundary=settings.boundary,
+                minimum_size=settings.minimum_size,
+            )
+            del probabilities
         radius = cells.cell_size.radius_um
         size = volume.voxel_size_um
         _write_labels(folder / "labels.tif", cells.labels, size)
@@ -208,26 +228,11 @@ def segment_volume(
     return Prediction(volume.name, final, result)
 
 
-def _find_cells(volume, model, settings, prepared: Prepared, folder, progress) -> Instances:
-    large = volume.array.size * settings.n_classes > IN_MEMORY_VALUES
+@contextmanager
+def _scratch_file(folder: Path, n_values: int) -> Iterator[Path | None]:
+    """Yield where class probabilities go that memory should not hold; None if it may."""
     with tempfile.TemporaryDirectory(dir=folder, prefix=".") as scratch:
-        probabilities = predict_volume(
-            model.model,
-            prepared,
-            tile_size=settings.tile_size,
-            flips=settings.flips,
-            out=Path(scratch) / "probabilities.npy" if large else None,
-            progress=progress,
-        )
-        return segment_instances(
-            probabilities,
-            volume.array,
-            voxel_size_um=volume.voxel_size_um,
-            cell_radius_um=settings.cell_radius_um,
-            foreground_classes=settings.foreground_classes,
-            boundary=settings.boundary,
-            minimum_size=settings.minimum_size,
-        )
+        yield Path(scratch) / "probabilities.npy" if n_values > IN_MEMORY_VALUES else None
 
 
 def describe_cells(

@@ -23,7 +23,7 @@ import wnet_nb
 from wnet_nb import io, plots
 from wnet_nb.checkpoint import write_whole
 from wnet_nb.config import OPTIONS, Settings, from_mapping
-from wnet_nb.data import fit_normalisation
+from wnet_nb.preparation import Prepared
 from wnet_nb.training import EpochEnd, Event, Started
 
 SETTINGS, HISTORY, PROGRESS = "settings.json", "history.csv", "progress.png"
@@ -175,6 +175,8 @@ class RunRecorder:
         As the training starts; changes made while it runs are in ``history.csv``.
     volumes : sequence of Volume
         What it trains on.
+    prepared : sequence of Prepared
+        The same as the network takes them.
     preset : str, optional
         Name of the preset the settings come from.
     """
@@ -184,10 +186,15 @@ class RunRecorder:
         run: Path,
         settings: Settings,
         volumes: Sequence[io.Volume],
+        prepared: Sequence[Prepared],
         *,
         preset: str | None = None,
     ) -> None:
-        self.run, self.settings, self.volumes, self.preset = run, settings, volumes, preset
+        self.run, self.settings, self.preset = run, settings, preset
+        self.inputs = [
+            describe_volume(v) | describe_preparation(p, settings)
+            for v, p in zip(volumes, prepared, strict=True)
+        ]
         self.history: list[dict[str, Any]] = []
         known = volumes[0].voxel_size_source != "assumed"
         self.voxel_size_um = volumes[0].voxel_size_um if known else None
@@ -211,7 +218,7 @@ class RunRecorder:
             "options": self.settings.as_dict(),
             "preset": self.preset,
             "seed": self.settings.seed,
-            "inputs": [describe_input(v, self.settings) for v in self.volumes],
+            "inputs": self.inputs,
             "patch_shape": list(started.patch_shape),
             "parameters": started.parameters,
             "device": started.device,
@@ -257,9 +264,8 @@ class RunRecorder:
         self.written.add(path)
 
 
-def describe_input(volume: io.Volume, settings: Settings) -> dict[str, Any]:
-    """Return what ``settings.json`` says about a volume, as JSON values."""
-    ranges = fit_normalisation(volume.array, settings.normalisation, name=volume.name)
+def describe_volume(volume: io.Volume) -> dict[str, Any]:
+    """Return what ``settings.json`` says about a volume as it was read, as JSON values."""
     return {
         "name": volume.name,
         "file": volume.source.name,
@@ -269,7 +275,19 @@ def describe_input(volume: io.Volume, settings: Settings) -> dict[str, Any]:
         "dtype": volume.array.dtype.name,
         "voxel_size_um": list(volume.voxel_size_um),
         "voxel_size_source": volume.voxel_size_source,
-        "normalisation": ranges.as_dict(),
+    }
+
+
+def describe_preparation(prepared: Prepared, settings: Settings) -> dict[str, Any]:
+    """Return what ``settings.json`` says about how a volume was prepared, as JSON values.
+
+    ``cell_radius_um`` is None where none was needed or found.
+    """
+    found = prepared.cell_size
+    return {
+        "normalisation": prepared.normalisation.as_dict(),
+        "averaged_voxels": list(prepared.factors),
+        "cell_radius_um": found.radius_um if found else settings.cell_radius_um,
     }
 
 

@@ -31,7 +31,7 @@ def check(options: Namespace, speaker: Speaker) -> Outcome:
     result = {
         "usable": [
             {
-                **runs.describe_input(volume, settings),
+                **runs.describe_volume(volume),
                 "findings": [vars(finding) for finding in findings],
             }
             for volume, findings in zip(found.volumes, found.findings, strict=True)

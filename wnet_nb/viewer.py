@@ -3,40 +3,50 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Callable, Mapping, Sequence
+from html import unescape
 from typing import Any
 
 import ipywidgets as widgets
 import numpy as np
 
-from wnet_nb import charts, planes
+from wnet_nb import pictures, planes
 
-WIDTH = "620px"
+WIDTH = "520px"  # beside its controls in JupyterLab on a laptop
 SLIDER = widgets.Layout(width="98%")
 
 
 class Panel(widgets.VBox):
-    """A box that shows a picture of itself where widgets are not drawn, as on GitHub.
+    """A box that shows a picture or words where widgets are not drawn, as on GitHub.
 
     Parameters
     ----------
     children : sequence of Widget
     picture : callable, optional
         Returns the PNG, asked for when the box is displayed.
+    words : callable, optional
+        Returns HTML, of which the text is taken.
     """
 
     _ipython_display_ = None  # ipywidgets 7 would show itself past the bundle below
 
     def __init__(
-        self, children: Sequence[widgets.Widget], picture: Callable[[], bytes] | None = None
+        self,
+        children: Sequence[widgets.Widget],
+        picture: Callable[[], bytes] | None = None,
+        words: Callable[[], str] | None = None,
     ) -> None:
         super().__init__(list(children))
         self.layout.width = "100%"
-        self._picture = picture
+        self.add_class(f"wnet-{type(self).__name__.lower()}")
+        self._picture, self._words = picture, words
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
         view = {"version_major": 2, "version_minor": 0, "model_id": self.model_id}
-        bundle = {"application/vnd.jupyter.widget-view+json": view, "text/plain": "(widgets)"}
+        words = self._words() if self._words else type(self).__name__
+        text = unescape(re.sub("<[^>]+>", "", re.sub("<(br|/div)>", "\n", words)))
+        bundle = {"application/vnd.jupyter.widget-view+json": view, "text/plain": text}
         picture = self._picture() if self._picture else b""
         if picture:
             bundle["image/png"] = base64.b64encode(picture).decode()
@@ -110,7 +120,7 @@ class Viewer(Panel):
         self._for_overlays = widgets.VBox([self.left, self.right, self.curtain, self.opacity])
         controls = widgets.VBox(
             [*sliders, self._for_overlays, self.where],
-            layout={"width": "340px", "flex": "0 1 auto"},
+            layout={"width": "330px", "flex": "0 1 auto"},
         )
         for control in (*sliders, self.left, self.right, self.opacity, self.curtain):
             control.observe(self._draw, "value")
@@ -141,7 +151,7 @@ class Viewer(Panel):
     def _draw(self, _: object = None) -> None:
         point = self.point
         self._for_overlays.layout.display = "" if self.overlays else "none"
-        self.picture.value = charts.planes_png(
+        self.picture.value = pictures.planes_png(
             self.image,
             point,
             self._layout,
@@ -152,14 +162,16 @@ class Viewer(Panel):
             curtain=self.curtain.value,
         )
         micrometres = ", ".join(
-            f"{axis} {p * s:.4g}" for axis, p, s in zip("zyx", point, self.voxel_size_um, strict=True)
+            f"{axis} {p * s:.4g}"
+            for axis, p, s in zip("zyx", point, self.voxel_size_um, strict=True)
         )
         text = f"brightness here {self.image[point]:.4g}<br>position {micrometres} µm"
         for overlay, side in ((self.left, "left"), (self.right, "right")):
             if overlay.value in self.overlays:
                 value = self.overlays[overlay.value][point]
-                kind = "cell" if self.overlays[overlay.value].dtype.kind in "iu" else "value"
-                text += f"<br>{side} of the curtain: {overlay.value}, {kind} {value:.4g}"
+                kind = "cell number" if self.overlays[overlay.value].dtype.kind in "iu" else "value"
+                found = f"{kind} {value:.4g}" if value else "no cell here"
+                text += f"<br>{side} of the curtain: {overlay.value}; {found}"
         self.where.value = text
 
 

@@ -1,0 +1,226 @@
+"""Cells in the notebook: find them in whole volumes, score them, look at them one by one."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import ipywidgets as widgets
+import numpy as np
+from IPython.display import display
+
+from wnet_nb import evaluation, io, pipeline, plots, prediction
+from wnet_nb.dashboard import Trained
+from wnet_nb.driver import StopInPlace, attend, explain
+from wnet_nb.forms import RED, message
+from wnet_nb.prediction import Prediction
+from wnet_nb.viewer import Panel, Viewer
+
+
+async def find_cells(
+    trained: Trained,
+    volumes: Sequence[io.Volume],
+    changes: Mapping[str, Any] | None = None,
+    folder: str | Path | None = None,
+) -> list[Prediction]:
+    """Find the cells of whole volumes and write them; shows a progress bar and what was written.
+
+    Parameters
+    ----------
+    trained : Trained
+    volumes : sequence of Volume
+    changes : mapping, optional
+        Options of the segmentation, such as `CellTuner.changes`.
+    folder : str or Path, optional
+        Where the results go, one folder each; the run's ``predictions`` if not given.
+
+    Returns
+    -------
+    list of Prediction
+        Of the volumes that worked; the panel names the others with the reason.
+
+    Raises
+    ------
+    StopInPlace
+        If none worked.
+    """
+    bar = widgets.FloatProgress(min=0, max=len(volumes), layout={"width": "98%"})
+    status, lines = widgets.HTML(), widgets.HTML()
+    display(Panel([bar, status, lines]))
+    out = Path(folder) if folder else prediction.default_out(trained.run)
+    settings = prediction.segment_settings(trained.model, dict(changes or {}))
+    done, told, wishes = [], [], []
+    progress: dict[str, float] = {"share": 0.0}
+
+    def note(tiles: int, total: int) -> None:  # called from the thread: no widget here
+        progress["share"] = tiles / max(1, total)
+
+    async def work() -> None:
+        with ThreadPoolExecutor(1) as pool:
+            loop = asyncio.get_running_loop()
+            for n, volume in enumerate(volumes):
+                if wishes:
+                    break
+                progress["share"] = 0.0
+                status.value = message(f"{n + 1} of {len(volumes)}: {volume.name} …")
+                job = loop.run_in_executor(
+                    pool,
+                    lambda volume=volume: prediction.segment_volume(
+                        volume, trained.model, settings, out, progress=note
+                    ),
+                )
+                while not job.done():
+                    await asyncio.wait([job], timeout=0.2)
+                    bar.value = n + progress["share"]
+                try:
+                    done.append(job.result())
+                    told.append(_describe(done[-1]))
+                except Exception as error:
+                    words = explain(error)
+                    if words is None:
+                        raise
+                    told.append(message(f"{volume.name}: {words}", RED))
+                lines.value = "<br>".join(told)
+
+    await attend(asyncio.ensure_future(work()), lambda: wishes.append("stop"))
+    status.value = message(f"{len(done)} of {len(volumes)} volumes are done.")
+    if not done:
+        raise StopInPlace("No cells were found; the reason stands above.")
+    return done
+
+
+def _describe(found: Prediction) -> str:
+    result = found.result
+    files = ", ".join(path.name for path in sorted(found.folder.iterdir()))
+    return (
+        f"<b>{escape(found.name)}: {result['count']} cells</b> (classical method: "
+        f"{result['baseline_count']}), typical radius {result['cell_radius_um']:.3g} µm. "
+        f"In <code>{escape(str(found.folder))}</code>: {escape(files)}."
+    )
+
+
+def view_cells(found: Prediction, volume: io.Volume) -> Viewer:
+    """Return a viewer with the network's cells left of a curtain, the classical ones right."""
+    result = found.result
+    return Viewer(
+        volume.array,
+        voxel_size_um=volume.voxel_size_um,
+        overlays={
+            f"network, {result['count']} cells": _labels(found.folder / "labels.tif"),
+            f"classical, {result['baseline_count']} cells": _labels(
+                found.folder / "baseline_labels.tif"
+            ),
+        },
+    )
+
+
+def _labels(path: Path) -> np.ndarray:
+    return np.asarray(io.read_volume(path).array)
+
+
+def show_scores(found: Sequence[Prediction], truth: str | Path | None) -> widgets.Widget:
+    """Return F1 against overlap and Dice for each volume, or why there is none."""
+    if truth is None:
+        return widgets.HTML(
+            "No labels were given, so nobody can say how right this is: compare with the classical "
+            "result by eye."
+        )
+    parts = []
+    for one in found:
+        try:
+            (scored,) = pipeline.evaluate(one.folder, truth)
+        except (ValueError, OSError) as error:
+            parts.append(widgets.HTML(message(f"{one.name}: {error}.", RED)))
+            continue
+        parts.append(_scores_panel(scored))
+    return Panel(parts, lambda: next((p.value for p in _images(parts)), b""))
+
+
+def _scores_panel(scored: evaluation.Evaluation) -> widgets.Widget:
+    figure = plots.plot_scores(scored.scores, scored.baseline, title=scored.name)
+    picture = widgets.Image(
+        value=plots.figure_png(figure), format="png", layout={"max_width": "100%"}
+    )
+    dice = "" if scored.dice is None else f"Dice {scored.dice:.3f}"
+    return widgets.VBox([widgets.HTML(f"<b>{escape(scored.name)}</b> {dice}"), picture])
+
+
+def _images(parts: Sequence[widgets.Widget]) -> list[widgets.Image]:
+    found = [child for part in parts for child in getattr(part, "children", ())]
+    return [child for child in found if isinstance(child, widgets.Image)]
+
+
+class CellTable(Panel):
+    """The cells of a volume, sortable; the selected row moves a viewer's crosshair.
+
+    Parameters
+    ----------
+    found : Prediction
+    viewer : Viewer, optional
+        From `view_cells`.
+    """
+
+    COLUMNS = (
+        ("label", "cell", "d"),
+        ("volume_um3", "volume (µm³)", ".1f"),
+        ("sphericity", "sphericity", ".2f"),
+        ("mean_intensity", "brightness", ".1f"),
+        ("centroid_z_voxels", "z (voxels)", ".1f"),
+        ("centroid_y_voxels", "y (voxels)", ".1f"),
+        ("centroid_x_voxels", "x (voxels)", ".1f"),
+    )
+
+    def __init__(self, found: Prediction, viewer: Viewer | None = None) -> None:
+        self.viewer = viewer
+        with (found.folder / "cells.csv").open(newline="", encoding="utf-8") as file:
+            self.rows = [
+                {k: float(row[k] or "nan") for k, _, _ in self.COLUMNS}
+                for row in csv.DictReader(file)
+            ]
+        self.by = widgets.Dropdown(
+            options=[(title, name) for name, title, _ in self.COLUMNS],
+            description="sort by",
+            layout={"width": "260px"},
+        )
+        self.down = widgets.Checkbox(description="largest first", indent=False)
+        head = "".join(f"{title:>14}" for _, title, _ in self.COLUMNS)
+        header = widgets.HTML(f'<pre class="wnet-table" style="margin:0">{head}</pre>')
+        self.table = widgets.Select(rows=12, layout={"width": "98%", "max_width": "860px"})
+        self.table.add_class("wnet-table")
+        style = widgets.HTML(
+            "<style>.wnet-table, .wnet-table select {font-family:monospace !important;"
+            "font-size:12px !important; white-space:pre}</style>"
+        )
+        self.by.observe(lambda _: self._sort(), "value")
+        self.down.observe(lambda _: self._sort(), "value")
+        self.table.observe(self._move, "value")
+        where = widgets.HTML(
+            f"All columns are in <code>{escape(str(found.folder))}/cells.csv</code>"
+        )
+        top = widgets.HBox([self.by, self.down])
+        super().__init__(
+            [style, top, header, self.table, where],
+            words=lambda: "<br>".join([head, *(line for line, _ in self.table.options[:20])]),
+        )
+        self._sort()
+
+    def _sort(self) -> None:
+        rows = sorted(self.rows, key=lambda row: row[self.by.value], reverse=self.down.value)
+        self.table.options = [(self._line(row), int(row["label"])) for row in rows]
+
+    def _line(self, row: Mapping[str, float]) -> str:
+        words = (
+            format(int(row[name]) if form == "d" else row[name], form)
+            for name, _, form in self.COLUMNS
+        )
+        return "".join(f"{word:>14}" for word in words).replace(" ", "\u00a0")
+
+    def _move(self, change: dict[str, Any]) -> None:
+        row = next((r for r in self.rows if r["label"] == change["new"]), None)
+        if row is not None and self.viewer is not None:
+            self.viewer.point = [row[f"centroid_{axis}_voxels"] for axis in "zyx"]
