@@ -182,8 +182,7 @@ def test_a_user_goes_through_the_notebook(page, home):
     shoot(page, home, ".wnet-celltuner", "tuner")
     shoot(page, home, ".wnet-celltable", "table")
     picture = source_of(page, ".wnet-viewer >> nth=3")
-    page.locator(".wnet-celltable select").last.focus()
-    page.keyboard.press("ArrowDown")
+    page.locator(".wnet-celltable select").last.select_option(index=5)
     wait_until(lambda: source_of(page, ".wnet-viewer >> nth=3") != picture, 10)
 
     run = home / "runs" / "example"

