@@ -169,7 +169,8 @@ def main():
             )
             print(lines[-1])
     if options.out:
-        command = "python " + " ".join(["tests/benchmarks/quality.py", *sys.argv[1:]])
+        words = [w for w in sys.argv[1:] if w not in ("--out", str(options.out))]
+        command = " ".join(["python tests/benchmarks/quality.py", *words])
         options.out.write_text(
             f"# Cells against the truth\n\n`{command}`\n\nMean F1 over IoU 0.1 to 0.9 (for "
             f"celegans: detection F1 within one cell radius). The last columns give "
