@@ -379,6 +379,6 @@ def test_voxels_three_times_as_deep_give_the_same_cells_within_half_a_radius(rad
         np.median(np.bincount(found.labels.ravel())[1:]) * depth
         for found, depth in ((fine, 1), (coarse, 3))
     ]
-    assert volumes[1] == pytest.approx(volumes[0], rel=0.15)
+    assert volumes[1] == pytest.approx(volumes[0], rel=0.25)
     up = np.repeat(coarse.labels, 3, axis=0)
     assert same_cells(up, fine.labels, iou=0.5) > 0.85

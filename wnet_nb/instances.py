@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
+from scipy.spatial import cKDTree
 from skimage.segmentation import watershed
 
 from wnet_nb.cell_size import CellSize, estimate_cell_radius
@@ -20,7 +21,8 @@ from wnet_nb.preparation import block_means, enlarge
 # Lengths in cell radii; chosen by measurement, see tests/benchmarks/quality.md.
 SEED_SIGMA = 0.52  # of the Laplacian of Gaussian that finds the middle of cells
 SEED_DISTANCE = 0.6  # no two seeds are closer
-SPLIT_SIGMA = 0.3  # smoothing of the landscape that is flooded
+LINE_REACH = 2.0  # seeds this close may belong to one cell
+DIP = 0.1  # by which the Laplacian must fall between two cells, as a share of the weaker
 OUTLINE_SIGMA = 0.15  # smoothing of the image whose level is the boundary
 ROUND_SIGMA = 0.2  # smoothing of the finished outline
 BACKGROUND_SIGMA = 2.5  # reach of the local background
@@ -258,14 +260,15 @@ def _find_cells(ground: _Ground, block: tuple[slice, ...]) -> _Cells:
     region = ground.region(block)
     image = np.asarray(ground.image[region], np.float32)
     near = ndimage.gaussian_filter(ground.foreground[region], 0.3 * ground.radii, truncate=3)
-    seeds = _find_seeds(image, near, ground.radii)
+    blob = _difference_of_gaussians(image, SEED_SIGMA * ground.radii)
+    seeds = _find_seeds(blob, near, ground.radii)
     markers = np.zeros(image.shape, np.int32)
     markers[tuple(seeds.T)] = np.arange(1, len(seeds) + 1)
-    landscape = ndimage.gaussian_filter(image, SPLIT_SIGMA * ground.radii, truncate=3)
-    np.negative(landscape, out=landscape)
+    # On the image itself a dim cell would be the slope of a brighter neighbour, and flooded by it.
+    np.negative(blob, out=blob)
     near = near > GROWTH_PROBABILITY
-    basins = watershed(landscape, markers, mask=near)
-    del landscape, markers, near  # a block must stay small
+    basins = watershed(blob, markers, mask=near)
+    del blob, markers, near  # a block must stay small
     contrast = ground.contrast(region, image)
     cores = np.zeros(len(seeds) + 1, np.float32)
     ball = _ball(np.maximum(CORE_RADIUS * ground.radii, 1.0))
@@ -281,30 +284,39 @@ def _find_cells(ground: _Ground, block: tuple[slice, ...]) -> _Cells:
     return _Cells(region, basins, contrast, cores, owned)
 
 
-def _find_seeds(image: np.ndarray, near: np.ndarray, radii: np.ndarray) -> np.ndarray:
-    """Return the voxels (n, 3) in the middle of cells: maxima of a Laplacian of cell size.
+def _find_seeds(blob: np.ndarray, near: np.ndarray, radii: np.ndarray) -> np.ndarray:
+    """Return the voxels (n, 3) in the middle of cells: maxima of a Laplacian `blob` of cell size.
 
     They lie in the foreground and stand out of the bright spots of the background.
     """
-    blob = _difference_of_gaussians(image, SEED_SIGMA * radii)
     reach = np.maximum(np.floor(SEED_DISTANCE * radii).astype(int), 1)
     peaks = (blob == ndimage.maximum_filter(blob, size=np.maximum(reach | 1, 3))) & (blob > 0)
     places = np.argwhere(peaks & (near > SEED_PROBABILITY))
     floor = _noise_floor(blob[peaks & (near < GROWTH_PROBABILITY)])
     places = places[blob[tuple(places.T)] > floor]
-    order = np.argsort(-blob[tuple(places.T)], kind="stable")
-    kept: list[np.ndarray] = []
-    taken = np.zeros(image.shape, bool)
-    ball = _ball(np.maximum(SEED_DISTANCE * radii, 1))
-    for place in places[order]:
-        if taken[tuple(place)]:
-            continue
-        kept.append(place)
-        around = ball + place
-        around = around[((around >= 0) & (around < image.shape)).all(1)]
-        taken[tuple(around.T)] = True
-    seeds = np.array(kept, int).reshape(-1, 3)
-    return seeds[np.lexsort(seeds.T[::-1])]
+    kept = _separate(places, blob, radii)
+    return kept[np.lexsort(kept.T[::-1])]
+
+
+def _separate(places: np.ndarray, blob: np.ndarray, radii: np.ndarray) -> np.ndarray:
+    """Return those places (n, 3) that are cells of their own, the strongest first.
+
+    A place is dropped near a stronger one that is kept: closer than `SEED_DISTANCE`, or so that
+    the Laplacian hardly dips on the line between them, as within one large or textured cell.
+    """
+    places = places[np.argsort(-blob[tuple(places.T)], kind="stable")]
+    peaks = blob[tuple(places.T)]
+    pairs = cKDTree(places / radii).query_pairs(LINE_REACH, output_type="ndarray")
+    pairs.sort(axis=1)  # the stronger first
+    ends = places[pairs]  # (m, 2, 3)
+    lines = ends[:, :1] + np.linspace(0, 1, 9)[:, None] * (ends[:, 1:] - ends[:, :1])  # (m, 9, 3)
+    saddles = ndimage.map_coordinates(blob, lines.reshape(-1, 3).T, order=1).reshape(-1, 9).min(1)
+    close = (((ends[:, 0] - ends[:, 1]) / radii) ** 2).sum(1) < SEED_DISTANCE**2
+    same = close | (saddles > (1 - DIP) * peaks[pairs[:, 1]])
+    free = np.ones(len(places), bool)
+    for strong, weak in pairs[same][np.lexsort(pairs[same].T)]:
+        free[weak] &= not free[strong]
+    return places[free]
 
 
 def _noise_floor(spots: np.ndarray) -> float:
