@@ -348,7 +348,7 @@ def test_cells_of_a_trained_network_on_every_seam_of_tiles_are_those_of_the_whol
         base_channels=4,
         dropout=0.0,
         intensity_sigma=10,
-        epochs=2,
+        epochs=4,
         batch_size=2,
         learning_rate=3e-3,
         patch_size=16,
@@ -357,7 +357,7 @@ def test_cells_of_a_trained_network_on_every_seam_of_tiles_are_those_of_the_whol
     model = next(e.model for e in fit([image], settings) if isinstance(e, Finished))
     tiled, whole = tiled_and_whole(model, image, 32)
     assert min(cut_cells(whole.labels, seams)) >= 9
-    assert whole.count == pytest.approx(n, abs=2)
+    assert whole.count == n
     scores = match_instances(tiled.labels, whole.labels, thresholds=[0.5])
     assert scores.true_positives[0] == tiled.count == whole.count  # matching accuracy 1.0
 
@@ -374,11 +374,11 @@ def test_voxels_three_times_as_deep_give_the_same_cells_within_half_a_radius(rad
     for one, other in ((here, there), (there, here)):
         distance, _ = cKDTree(one).query(other)
         assert np.median(distance) < 0.5  # µm
-        assert np.mean(distance < 2.5) > 0.88  # the rest are pairs one above the other, not split
+        assert np.mean(distance < 2.5) > 0.93  # the rest are split in only one of the two
     volumes = [
         np.median(np.bincount(found.labels.ravel())[1:]) * depth
         for found, depth in ((fine, 1), (coarse, 3))
     ]
-    assert volumes[1] == pytest.approx(volumes[0], rel=0.25)
+    assert volumes[1] == pytest.approx(volumes[0], rel=0.2)
     up = np.repeat(coarse.labels, 3, axis=0)
-    assert same_cells(up, fine.labels, iou=0.5) > 0.85
+    assert same_cells(up, fine.labels, iou=0.5) > 0.92
