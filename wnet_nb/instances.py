@@ -131,14 +131,22 @@ def segment_instances(
         foreground += probabilities[k]
     ground = _Ground(image, foreground, radii)
     blocks = _blocks(image.shape, block_size)
+    found: dict[int, _Cells] = {}
     if boundary is None:
-        busiest = max(blocks, key=lambda block: float(foreground[block][::4, ::4, ::4].sum()))
-        boundary = _find_boundary(ground, busiest)
+        sums = [float(foreground[block][::4, ::4, ::4].sum()) for block in blocks]
+        busiest = int(np.argmax(sums))
+        cells = _find_cells(ground, blocks[busiest])
+        boundary = _find_boundary(cells, radii)
+        if len(blocks) == 1:  # of several, one more block in memory would cost more than its time
+            found[busiest] = cells
+        del cells
     labels = np.zeros(image.shape, np.int32)
     smallest = minimum_size * 4 / 3 * np.pi * np.prod(radii)
     count = 0
-    for block in blocks:
-        count = _label_block(ground, block, boundary, smallest, labels, count)
+    for i, block in enumerate(blocks):
+        cells = found.pop(i, None) or _find_cells(ground, block)
+        count = _label_cells(cells, radii, boundary, smallest, labels, count)
+        del cells
     return Instances(_renumber(labels), foreground, classes, reason, cell, float(boundary))
 
 
@@ -336,20 +344,19 @@ def _ball(radii: np.ndarray) -> np.ndarray:
     return grid[((grid / np.maximum(radii, 1e-9)) ** 2).sum(-1) <= 1]
 
 
-def _find_boundary(ground: _Ground, block: tuple[slice, ...]) -> float:
-    """Return the level, between background 0 and core 1, at which the cells of a block end.
+def _find_boundary(cells: _Cells, radii: np.ndarray) -> float:
+    """Return the level, between background 0 and core 1, at which cells end.
 
     The image is steepest where a cell ends. Over all cells together, the mean gradient is taken
     as a function of the level. It is largest near 1/2 where cells are wider than the blur and
     further up where they are not, as in a Gaussian spot, which is steepest at 0.61.
     """
-    cells = _find_cells(ground, block)
     scale = np.maximum(cells.cores, 1e-9)
     inside = cells.basins > 0
     if not inside.any():
         return BOUNDARY_DEFAULT
     steepness = np.sqrt(
-        sum(np.gradient(cells.contrast, r, axis=a) ** 2 for a, r in enumerate(1 / ground.radii))
+        sum(np.gradient(cells.contrast, r, axis=a) ** 2 for a, r in enumerate(1 / radii))
     )
     core = scale[cells.basins[inside]]
     level = cells.contrast[inside] / core
@@ -361,22 +368,21 @@ def _find_boundary(ground: _Ground, block: tuple[slice, ...]) -> float:
     return float(np.clip(BOUNDARY_DEFAULT + BOUNDARY_SLOPE * (steepest - 0.55), 0.35, 0.5))
 
 
-def _label_block(
-    ground: _Ground,
-    block: tuple[slice, ...],
+def _label_cells(
+    cells: _Cells,
+    radii: np.ndarray,
     boundary: float,
     smallest: float,
     labels: np.ndarray,
     count: int,
 ) -> int:
-    """Write the cells whose seeds lie in `block` into `labels`; return the new count."""
-    cells = _find_cells(ground, block)
+    """Write the cells that their block owns into `labels`; return the new count."""
     level = boundary * cells.cores
     core = cells.contrast > level[cells.basins]
     core &= cells.basins > 0
     basins = np.where(core, cells.basins, 0)
     target = labels[cells.region]
-    margin = np.ceil(3 * ROUND_SIGMA * ground.radii).astype(int)
+    margin = np.ceil(3 * ROUND_SIGMA * radii).astype(int)
     for number, place in enumerate(ndimage.find_objects(basins), start=1):
         if place is None or not cells.owned[number]:
             continue
@@ -384,7 +390,7 @@ def _label_block(
             slice(max(0, s.start - m), min(n, s.stop + m))
             for s, m, n in zip(place, margin, basins.shape, strict=True)
         )
-        mask = _tidy(basins[place] == number, ground.radii)
+        mask = _tidy(basins[place] == number, radii)
         mask &= cells.basins[place] == number  # rounding never takes from a neighbour
         if mask.sum() >= max(smallest, 1):
             count += 1
