@@ -254,8 +254,11 @@ trained = await dashboard.train()
 # - The **soft N-cut** should fall and then flatten (the *plateau*): from there, more epochs change
 #   little. If it stays close to where it began, all voxels share one class.
 # - The **reconstruction** should fall too. If it rises, raise `reconstruction_weight`.
-# - **Balance:** if one wish makes up nearly all of the total, the other is ignored; raise its
-#   weight. The scores in 5.2 matter more than the curves. Takes **no time**.
+# - **Balance:** the bar of the panel shows how much of the total each makes up. Reconstruction is
+#   counted in large numbers and fills most of it. That is a problem only if the soft N-cut does not
+#   fall: then lower `reconstruction_weight`. Takes **no time**.
+#
+# *Usual mistake:* judging by the curves alone. The cells in 5.2 matter more.
 
 # %%
 print(trained.advice)

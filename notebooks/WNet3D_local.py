@@ -86,14 +86,17 @@ form
 # The first cell makes the panel, tries two steps and says how long the training will take. The
 # second one trains: some minutes for the example. The panel stays alive meanwhile:
 #
-# - **Soft N-cut** should fall: the classes become coherent. **Reconstruction** should fall or stay
-#   low. The bar shows which of the two rules; if one has more than 90 %, change its weight.
-# - The **preview** shows one patch as the network sees it. The order of the classes is arbitrary.
+# - **Soft N-cut** should fall towards 0: the classes become coherent. **Reconstruction** should
+#   fall a little. The bar shows how much of the total each makes up. Reconstruction is counted in
+#   large numbers and fills most of it; that is a problem only if the soft N-cut does not fall.
+# - The **preview** shows one patch as the network sees it, and the cells in it. The order of the
+#   classes is arbitrary.
 # - **Stop and keep** (or the notebook's interrupt button ■) ends the training after the step that
 #   is being taken, and keeps the model. Everything goes on if you close the browser.
 #
 # *Usual mistakes:* one class for all voxels after several epochs: raise `ncut_weight` or
-# `intensity_sigma`. Memory full: lower `batch_size` or `patch_size` in section 3.
+# `intensity_sigma`, or lower `reconstruction_weight`. Memory full: lower `batch_size` or
+# `patch_size` in section 3.
 
 # %%
 dashboard = widgets.Dashboard(data.inputs, form, folder="runs")

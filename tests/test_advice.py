@@ -126,6 +126,11 @@ def test_falling_curves_ask_for_more_epochs():
     assert "still falls" in said[0]
 
 
+def test_a_soft_ncut_near_its_best_asks_for_nothing_though_it_still_falls():
+    said = advice.read_losses(rows([0.37, 0.1, 0.05, 0.04, 0.034, 0.027], np.full(6, 500)), QUICK)
+    assert len(said) == 1 and "come down to 0.027" in said[0]
+
+
 def test_flat_curves_say_so():
     said = advice.read_losses(rows(np.full(20, 0.2), np.full(20, 100.0)), QUICK)
     assert "flat" in said[0] and len(said) == 1

@@ -27,7 +27,7 @@ VERY_BRIGHT = 50.0  # of 0-100
 NOISE_SHARE = 0.12  # standard deviation of the noise, as a share of the contrast of cells
 LARGE_REGION = 0.25  # thickness of a bright region, as a share of the middle edge of the volume
 ANISOTROPY, SPREAD = 2.0, 0.5
-STILL_FALLING, COLLAPSED, POOR_NCUT = 0.02, 0.93, 0.3
+STILL_FALLING, COLLAPSED, POOR_NCUT, SETTLED = 0.02, 0.93, 0.3, 0.1
 ONE_SIDED = 0.9
 
 
@@ -257,8 +257,8 @@ def read_losses(history: Sequence[Mapping[str, Any]], settings: Settings) -> lis
         return ["There are too few epochs to read the curves; train for at least three."]
     ncut = np.array([row["soft_ncut"] for row in history])
     reconstruction = np.array([row["reconstruction"] for row in history])
-    sentences = [_read_trend(ncut)]
     worst = settings.n_classes - 1  # of one class only, and of classes that are all alike
+    sentences = [_read_trend(ncut, worst)]
     if ncut[-1] > COLLAPSED * worst:
         sentences.append(
             f"The soft N-cut is {ncut[-1]:.2f}, near {worst}, its value without any separation: "
@@ -288,10 +288,15 @@ def read_losses(history: Sequence[Mapping[str, Any]], settings: Settings) -> lis
     return sentences
 
 
-def _read_trend(values: np.ndarray) -> str:
+def _read_trend(values: np.ndarray, worst: float) -> str:
     tail = max(2, len(values) // 4)
     before, after = np.mean(values[-2 * tail : -tail]), np.mean(values[-tail:])
     change = (before - after) / max(np.ptp(values), 1e-12)  # as a share of the whole descent
+    if change > STILL_FALLING and values[-1] < SETTLED * worst:
+        return (
+            f"The soft N-cut has come down to {values[-1]:.3f}, where 0 is best: the classes are "
+            "coherent. More epochs would make the cells narrower rather than better."
+        )
     if change > STILL_FALLING:
         return "The soft N-cut still falls; more epochs may give clearer classes (raise epochs)."
     if change < -STILL_FALLING:

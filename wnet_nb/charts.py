@@ -23,8 +23,19 @@ from wnet_nb.plots import (
 from wnet_nb.training import Preview
 
 
-def affinity_terms(
+def affinity_window(
     plane: np.ndarray, point: Sequence[int], settings: Settings
+) -> tuple[slice, slice]:
+    """Return the part of a plane (Y, X) that is worth showing around a voxel (y, x)."""
+    reach = max(7, settings.radius + 4)
+    return tuple(
+        slice(max(0, p - reach), min(n, p + reach + 1))
+        for p, n in zip(point, plane.shape, strict=True)
+    )
+
+
+def affinity_terms(
+    plane: np.ndarray, point: Sequence[int], settings: Settings, window: tuple[slice, slice]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the intensity and the spatial term of the soft N-cut around one voxel.
 
@@ -36,14 +47,16 @@ def affinity_terms(
         The voxel (y, x). In the class-mean form its brightness stands for the class's mean.
     settings : Settings
         `affinity`, `intensity_sigma`, `spatial_sigma`, `radius`.
+    window : tuple of slice
+        For which voxels.
 
     Returns
     -------
     intensity, spatial : ndarray
-        Each (Y, X) in 0-1; see `losses.soft_ncut_loss` for the formulas.
+        Each as large as the window, in 0-1; see `losses.soft_ncut_loss` for the formulas.
     """
-    y, x = np.indices(plane.shape)
-    difference = plane - plane[tuple(point)]
+    y, x = np.ogrid[window]
+    difference = plane[window] - plane[tuple(point)]
     apart = (y - point[0]), (x - point[1])
     squared = apart[0] ** 2 + apart[1] ** 2
     power, scale = (4, 2.0) if settings.affinity == "class_mean" else (2, 1.0)
@@ -68,14 +81,9 @@ def plot_affinity(plane: np.ndarray, point: Sequence[int], settings: Settings) -
     settings : Settings
         See `affinity_terms`.
     """
-    reach = max(10, settings.radius + 4)
-    window = tuple(
-        slice(max(0, p - reach), min(n, p + reach + 1))
-        for p, n in zip(point, plane.shape, strict=True)
-    )
+    window = affinity_window(plane, point, settings)
     crop = plane[window]
-    middle = [p - w.start for p, w in zip(point, window, strict=True)]
-    intensity, spatial = affinity_terms(crop, middle, settings)
+    intensity, spatial = affinity_terms(plane, point, settings, window)
     blocks = [
         ("image, 0-100", crop, "gray", max(1.0, float(plane.max()))),
         ("alike in brightness", intensity, "viridis", 1),
@@ -174,14 +182,17 @@ def plot_preview_cells(
     layout = planes.Layout.of(preview.image.shape, voxel_size_um)
     point = [n // 2 for n in preview.image.shape]
     top = max(1.0, float(np.percentile(preview.image, 99.8)))
-    blocks = [("input", preview.image, "gray", top)]
+    blocks = [(f"input\n(white: {top:.0f} of 100)", preview.image, "gray", top)]
     blocks += [
-        (f"class {k} (yellow: sure)", p, "viridis", 1)
+        (f"class {k}\n(yellow: sure)", p, "viridis", 1)
         for k, p in enumerate(preview.probabilities[:3])
     ]
-    blocks.append(("reconstruction", preview.reconstruction, "gray", top))
+    given_back = max(1.0, float(np.percentile(preview.reconstruction, 99.8)))
+    blocks.append(
+        (f"reconstruction\n(white: {given_back:.0f})", preview.reconstruction, "gray", given_back)
+    )
     columns = len(blocks) + 1
-    figure = new_figure(1.9 * columns, 2.5)
+    figure = new_figure(1.9 * columns, 2.7)
     for n, (name, volume, cmap, limit) in enumerate(blocks, start=1):
         axes = figure.add_subplot(1, columns, n)
         axes.imshow(layout.draw(volume, point), cmap=cmap, vmin=0, vmax=limit)
@@ -190,7 +201,7 @@ def plot_preview_cells(
     axes = figure.add_subplot(1, columns, columns)
     axes.imshow(_draw_labels(preview.image / top, cells, layout, point))
     count = 0 if cells is None else len(np.unique(cells[cells > 0]))
-    axes.set_title(f"{count} cells in the patch", fontsize=9)
+    axes.set_title(f"{count} cells\nin the patch", fontsize=9)
     axes.set_axis_off()
     figure.suptitle(title, fontsize=9)
     return figure
@@ -209,7 +220,7 @@ def _draw_labels(image: np.ndarray, labels: np.ndarray | None, layout, point) ->
 
 def plot_sizes(volumes_um3: Sequence[float], smallest_um3: float) -> Figure:
     """Draw how many cells there are of each volume; a line marks the smallest that is kept."""
-    figure = new_figure(4.2, 2.4)
+    figure = new_figure(3.4, 1.9)
     axes = figure.add_subplot()
     if len(volumes_um3):
         top = max(float(np.percentile(volumes_um3, 99)) * 1.1, smallest_um3 * 1.5)

@@ -18,7 +18,7 @@ from typing import Any
 GROUPS = {
     "model": "Network",
     "ncut": "Soft N-cut",
-    "weights": "Weights of the losses",
+    "weights": "Loss weights",
     "training": "Training",
     "data": "Data",
     "cells": "Cells",
@@ -249,8 +249,8 @@ class Settings:
         "Start of the random numbers: same seed, same result.",
         minimum=0,
         maximum=2**31 - 1,
-        raise_when="you want to see how much a result depends on chance",
-        lower_when="you want to repeat an earlier run: set its seed",
+        raise_when="you repeat an earlier run, or want to see how much depends on chance",
+        lower_when="neither matters to you",
     )
     validation_interval: int = _option(
         1,
@@ -298,7 +298,7 @@ class Settings:
         True,
         "data",
         "Flip patches in every axis and turn them by 90 degrees in YX.",
-        raise_when="keep it on",
+        raise_when="there are few volumes, as usual",
         lower_when="the direction of structures matters",
     )
     normalisation: str = _option(

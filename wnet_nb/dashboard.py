@@ -96,6 +96,7 @@ class Dashboard(Panel):
         self._taken: dict[str, float] = {}  # what the training has taken of it
         self._wishes: set[str] = set()  # stop, pause, snapshot
         self._task: asyncio.Task[Trained] | None = None
+        self._finished = False  # the last epoch is reached
         try:
             self._loop = asyncio.get_running_loop()
         except RuntimeError:  # no notebook
@@ -103,6 +104,7 @@ class Dashboard(Panel):
         self.monitor = Monitor(self._base)
         super().__init__(self._build(), lambda: self.monitor.curves.value)
         self.monitor.say("Ready. The training starts with the next cell, or with Start.")
+        self._show_buttons()
 
     def _read_settings(self) -> Settings:
         given = self._given
@@ -126,9 +128,19 @@ class Dashboard(Panel):
         title = widgets.HTML("<b>Change while it trains</b> (acts at the next step)")
         return [top, self.monitor, title, *self.live.values()]
 
+    def _show_buttons(self) -> None:
+        """Let only those buttons be pressed that would do something now."""
+        going, paused = self.is_training, "pause" in self._wishes
+        self.start.description = "Go on" if self.monitor.steps and not self._finished else "Start"
+        self.start.disabled = self._finished or (going and not paused)
+        self.pause.disabled = not going or paused
+        self.stop.disabled = self.snapshot.disabled = not going
+        self.extend.disabled = not going and self.run is None
+
     def _press_start(self) -> None:
         if "pause" in self._wishes:
             self._wishes.discard("pause")
+            self._show_buttons()
         else:
             self._begin_in_the_loop()
 
@@ -140,6 +152,7 @@ class Dashboard(Panel):
     def _press_pause(self) -> None:
         if self.is_training:
             self._wishes.add("pause")
+            self._show_buttons()
 
     def _press_snapshot(self) -> None:
         if self.is_training:
@@ -222,9 +235,16 @@ class Dashboard(Panel):
     def _begin(self) -> None:
         if not self.is_training:
             self._wishes.clear()
+            self._finished = False
             self._task = asyncio.ensure_future(self._train())
-            # An error is shown in the panel; this keeps asyncio from printing it as well.
-            self._task.add_done_callback(lambda task: task.cancelled() or task.exception())
+            self._task.add_done_callback(self._end)
+            self._show_buttons()
+
+    def _end(self, task: asyncio.Task[Trained]) -> None:
+        if not task.cancelled() and not task.exception():  # asked for, or asyncio would print it
+            self._finished = task.result().finished
+        self._wishes.clear()
+        self._show_buttons()
 
     async def _train(self) -> Trained:
         with ThreadPoolExecutor(1, "wnet_nb") as pool:
@@ -239,7 +259,10 @@ class Dashboard(Panel):
             except Exception as error:
                 raise self._told(error) from None
         how = "Finished" if finished else "Stopped, and the model of the last step is kept"
-        self.monitor.say(f"{how}: {len(trained.history)} epochs are complete, in '{self.run}'.")
+        self.monitor.say(
+            f"{how}: {len(trained.history)} epochs are complete, in '{self.run}'. To train anew "
+            "with other options, run this cell and the next one again."
+        )
         return trained
 
     def _take_settings(self) -> None:
@@ -262,7 +285,7 @@ class Dashboard(Panel):
                     return self._base.epochs == base.epochs
                 steps += isinstance(event, StepEnd)
                 while self._wishes == {"pause"}:
-                    monitor.say("Paused. Start goes on with the same numbers.")
+                    monitor.say("Paused. Go on continues with the same numbers.")
                     await asyncio.sleep(POLL_SECONDS)
                 other = "snapshot" in self._wishes or self._base.epochs != base.epochs
                 if "stop" in self._wishes or (other and steps):

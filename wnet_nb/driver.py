@@ -26,6 +26,13 @@ from IPython import get_ipython
 from wnet_nb.training import TrainingError
 
 POLL_SECONDS = 0.05
+ADMITTED = (  # what widgets send, and what a browser tab asks that was opened again
+    "comm_msg",
+    "comm_open",
+    "comm_close",
+    "comm_info_request",
+    "kernel_info_request",
+)
 Result = TypeVar("Result")
 
 
@@ -101,11 +108,11 @@ class Doorman:
             self._kernel._publish_status("busy", "shell", parent=self._cell)
 
     async def admit(self) -> None:
-        """Handle the widget messages that have come."""
+        """Handle the messages of widgets and reopened tabs that have come."""
         while self._queue is not None and self._queue.qsize():
             item = self._queue.get_nowait()
             *_, dispatch, arguments = item
-            if not self._is_of_widget(arguments):
+            if not self._may_enter(arguments):
                 self._kept.append(item)
                 continue
             kernel = self._kernel
@@ -126,14 +133,14 @@ class Doorman:
             self._queue.put_nowait(item)
         self._kept = []
 
-    def _is_of_widget(self, arguments: tuple[Any, ...]) -> bool:
+    def _may_enter(self, arguments: tuple[Any, ...]) -> bool:
         try:
             session = self._kernel.session
             _, frames = session.feed_identities(arguments[0], copy=False)
             header = session.unpack(frames[1].bytes)
         except (IndexError, TypeError, ValueError, AttributeError):
             return False
-        return header.get("msg_type") in ("comm_msg", "comm_open", "comm_close")
+        return header.get("msg_type") in ADMITTED
 
 
 @contextmanager

@@ -24,6 +24,7 @@ SLIDERS = {  # the part of an option's range that is worth a slider, and whether
     "reconstruction_weight": (1e-5, 1.0, True),
 }
 SET_WITH_DATA = ("channel", "time", "voxel_size_um")
+NO_AMOUNTS = ("channel", "time", "seed", "voxel_size_um", "foreground_classes", "start_from")
 RED, ORANGE = "#b91c1c", "#b45309"
 
 
@@ -152,17 +153,18 @@ def _as_text(value: Any) -> str:
 
 def _help(name: str) -> str:
     option = OPTIONS[name]
-    higher, lower = (
-        ("raise when", "lower when") if not option.choices and option.kind is not bool else ("", "")
-    )
-    hints = [
-        f"{word} {text}" if word else text
-        for word, text in ((higher, option.raise_when), (lower, option.lower_when))
-        if text
-    ]
+    words = ("Raise it when", "lower it when")
+    if option.choices:
+        words = ("Choose:", "or")
+    elif option.kind is bool:
+        words = ("On when", "off when")
+    elif name in NO_AMOUNTS:
+        words = ("Set it when", "not when")
+    pairs = zip(words, (option.raise_when, option.lower_when), strict=True)
+    hints = escape("; ".join(f"{word} {text}" for word, text in pairs if text))
     return (
         f'<div style="line-height:1.35;max-width:560px">{escape(option.help)}'
-        f'<div style="opacity:.7;font-size:90%">{escape("; ".join(hints))}.</div></div>'
+        f'<div style="opacity:.7;font-size:90%">{hints}.</div></div>'
     )
 
 
@@ -220,10 +222,16 @@ class SettingsForm(Panel):
 
     def _top(self) -> widgets.Widget:
         self.preset = widgets.Dropdown(
-            options=["(choose)", *PRESETS], description="preset", layout={"width": "220px"}
+            options=["(choose)", *PRESETS],
+            description="preset",
+            layout={"width": "180px"},
+            style={"description_width": "50px"},
         )
         self.path = widgets.Text(
-            value="settings.json", description="file", layout={"width": "320px"}
+            value="settings.json",
+            description="file",
+            layout={"width": "260px"},
+            style={"description_width": "40px"},
         )
         self.load = widgets.Button(description="Load", layout={"width": "70px"})
         self.save = widgets.Button(description="Save", layout={"width": "70px"})

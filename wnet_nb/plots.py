@@ -217,12 +217,15 @@ def _draw_preview(axes: list[Axes], preview: Preview, voxel_size_um, class_names
     classes = preview.probabilities[: len(axes) - 2]
     names = list(class_names) or [f"class {k}" for k in range(len(preview.probabilities))]
     grey = (0, max(1.0, float(np.percentile(preview.image, PERCENTILES[1]))))
-    blocks = [("input", preview.image, "gray", grey)]
+    blocks = [(f"input (white: {grey[1]:.0f} of 100)", preview.image, "gray", grey)]
     blocks += [
         (f"{name} (yellow: sure)", p, "viridis", (0, 1))
         for name, p in zip(names, classes, strict=False)
     ]
-    blocks.append(("reconstruction", preview.reconstruction, "gray", grey))
+    white = max(1.0, float(np.percentile(preview.reconstruction, PERCENTILES[1])))
+    blocks.append(
+        (f"reconstruction (white: {white:.0f})", preview.reconstruction, "gray", (0, white))
+    )
     layout = planes.Layout.of(preview.image.shape, spacing)
     for ax, (title, volume, cmap, limits) in zip(axes, blocks, strict=True):
         _show_block(ax, layout.draw(volume, point), layout, limits=limits, cmap=cmap)

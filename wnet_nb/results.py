@@ -166,29 +166,29 @@ class CellTable(Panel):
     """
 
     COLUMNS = (
-        ("label", "cell", "d"),
-        ("volume_um3", "volume (µm³)", ".1f"),
-        ("sphericity", "sphericity", ".2f"),
-        ("mean_intensity", "brightness", ".1f"),
-        ("centroid_z_voxels", "z (voxels)", ".1f"),
-        ("centroid_y_voxels", "y (voxels)", ".1f"),
-        ("centroid_x_voxels", "x (voxels)", ".1f"),
+        ("label", "cell", 6, "d"),
+        ("volume_um3", "volume (µm³)", 14, ".1f"),
+        ("sphericity", "sphericity", 12, ".2f"),
+        ("mean_intensity", "brightness", 12, ".1f"),
+        ("centroid_z_voxels", "z (voxel)", 11, ".1f"),
+        ("centroid_y_voxels", "y (voxel)", 11, ".1f"),
+        ("centroid_x_voxels", "x (voxel)", 11, ".1f"),
     )
 
     def __init__(self, found: Prediction, viewer: Viewer | None = None) -> None:
         self.viewer = viewer
         with (found.folder / "cells.csv").open(newline="", encoding="utf-8") as file:
             self.rows = [
-                {k: float(row[k] or "nan") for k, _, _ in self.COLUMNS}
+                {k: float(row[k] or "nan") for k, *_ in self.COLUMNS}
                 for row in csv.DictReader(file)
             ]
         self.by = widgets.Dropdown(
-            options=[(title, name) for name, title, _ in self.COLUMNS],
+            options=[(title, name) for name, title, *_ in self.COLUMNS],
             description="sort by",
             layout={"width": "260px"},
         )
         self.down = widgets.Checkbox(description="largest first", indent=False)
-        head = "".join(f"{title:>14}" for _, title, _ in self.COLUMNS)
+        head = "".join(f"{title:>{width}}" for _, title, width, _ in self.COLUMNS)
         header = widgets.HTML(f'<pre class="wnet-table" style="margin:0">{head}</pre>')
         self.table = widgets.Select(rows=12, layout={"width": "98%", "max_width": "860px"})
         self.table.add_class("wnet-table")
@@ -215,10 +215,10 @@ class CellTable(Panel):
 
     def _line(self, row: Mapping[str, float]) -> str:
         words = (
-            format(int(row[name]) if form == "d" else row[name], form)
-            for name, _, form in self.COLUMNS
+            f"{format(int(row[name]) if form == 'd' else row[name], form):>{width}}"
+            for name, _, width, form in self.COLUMNS
         )
-        return "".join(f"{word:>14}" for word in words).replace(" ", "\u00a0")
+        return "".join(words).replace(" ", "\u00a0")
 
     def _move(self, change: dict[str, Any]) -> None:
         row = next((r for r in self.rows if r["label"] == change["new"]), None)

@@ -196,8 +196,10 @@ class RunRecorder:
             for v, p in zip(volumes, prepared, strict=True)
         ]
         self.history: list[dict[str, Any]] = []
-        known = volumes[0].voxel_size_source != "assumed"
-        self.voxel_size_um = volumes[0].voxel_size_um if known else None
+        self.voxel_size_um = None  # of the preview, which is as the network takes the volume
+        if volumes[0].voxel_size_source != "assumed":
+            pairs = zip(volumes[0].voxel_size_um, prepared[0].factors, strict=True)
+            self.voxel_size_um = tuple(size * factor for size, factor in pairs)
         self.written: set[Path] = set()
 
     def __call__(self, event: Event) -> None:

@@ -65,25 +65,23 @@ class CellTuner(Panel):
             control.layout.width = "300px"
             control.observe(lambda _: self._update(), "value")
             rows.append(labelled(name, control))
-        self.classes = widgets.Dropdown(
-            options=[("found from the image", None)]
+        chosen = self._settings.foreground_classes or ()
+        self.classes = widgets.Dropdown(  # None as a value would be shown as an empty field
+            options=[("found from the image", ())]
             + [(f"class {k}", (k,)) for k in range(len(self._probabilities))],
-            value=self._settings.foreground_classes
-            if len(self._settings.foreground_classes or ()) == 1
-            else None,
+            value=chosen if len(chosen) == 1 else (),
         )
         self.classes.observe(lambda _: self._update(), "value")
         rows.append(labelled("foreground_classes", self.classes))
         self.count, self.sizes = widgets.HTML(), widgets.Image(format="png")
-        self.sizes.layout = widgets.Layout(width="420px", max_width="100%")
+        self.sizes.layout = widgets.Layout(max_width="100%")
         self.viewer = Viewer(
-            self._image, voxel_size_um=self._size, overlays={"cells": cells.labels}
+            self._image,
+            voxel_size_um=self._size,
+            overlays={"cells": cells.labels},
+            below=[self.count, self.sizes],
         )
-        below = widgets.HBox(
-            [widgets.VBox(rows), widgets.VBox([self.count, self.sizes])],
-            layout={"flex_flow": "row wrap"},
-        )
-        super().__init__([self.viewer, below], lambda: self.viewer.picture.value)
+        super().__init__([self.viewer, *rows], lambda: self.viewer.picture.value)
         self._show(cells)
 
     @property
@@ -94,7 +92,7 @@ class CellTuner(Panel):
             for name, control in self.controls.items()
             if control.value != self._first[name]
         }
-        if self.classes.value is not None:
+        if self.classes.value:
             moved["foreground_classes"] = self.classes.value
         return moved
 
@@ -112,7 +110,7 @@ class CellTuner(Panel):
     def _update(self) -> None:
         values = {name: control.value for name, control in self.controls.items()}
         try:
-            cells = self._segment(values | {"foreground_classes": self.classes.value})
+            cells = self._segment(values | {"foreground_classes": self.classes.value or None})
         except ValueError as error:
             self.count.value = message(f"{error}.", RED)
             return

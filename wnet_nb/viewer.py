@@ -13,7 +13,7 @@ import numpy as np
 
 from wnet_nb import pictures, planes
 
-WIDTH = "520px"  # beside its controls in JupyterLab on a laptop
+WIDTH = "520px"  # of the planes at most; beside the controls also on a narrow screen
 SLIDER = widgets.Layout(width="98%")
 
 
@@ -64,7 +64,9 @@ class Viewer(Panel):
         (z, y, x) in µm.
     overlays : mapping of str to ndarray, optional
         Labels (integer, 0 is background) or class maps (float, 0-1), each (Z, Y, X). Two can be
-        compared with a curtain.
+        compared with a curtain. The planes begin where the first one, if labels, has most cells.
+    below : sequence of Widget
+        What to show under the controls.
 
     Attributes
     ----------
@@ -80,14 +82,17 @@ class Viewer(Panel):
         *,
         voxel_size_um: Sequence[float],
         overlays: Mapping[str, np.ndarray] | None = None,
+        below: Sequence[widgets.Widget] = (),
     ) -> None:
         self.image, self.voxel_size_um = image, tuple(float(s) for s in voxel_size_um)
         self.overlays = dict(overlays or {})
         self._layout = planes.Layout.of(image.shape, self.voxel_size_um)
-        self.picture = widgets.Image(format="png", layout={"width": WIDTH, "max_width": "100%"})
+        self.picture = widgets.Image(
+            format="png", layout={"flex": "1 1 330px", "max_width": WIDTH, "min_width": "0"}
+        )
         self.z, self.y, self.x = (
-            widgets.IntSlider(n // 2, 0, n - 1, description=axis, layout=SLIDER)
-            for axis, n in zip("zyx", image.shape, strict=True)
+            widgets.IntSlider(p, 0, n - 1, description=axis, layout=SLIDER)
+            for axis, p, n in zip("zyx", self._first_point(), image.shape, strict=True)
         )
         low, high = _grey_range(image)
         span = max(high - low, 1e-6)
@@ -119,14 +124,21 @@ class Viewer(Panel):
         sliders = [self.z, self.y, self.x, self.contrast]
         self._for_overlays = widgets.VBox([self.left, self.right, self.curtain, self.opacity])
         controls = widgets.VBox(
-            [*sliders, self._for_overlays, self.where],
-            layout={"width": "330px", "flex": "0 1 auto"},
+            [*sliders, self._for_overlays, self.where, *below],
+            layout={"flex": "1 1 270px", "max_width": "340px"},
         )
         for control in (*sliders, self.left, self.right, self.opacity, self.curtain):
             control.observe(self._draw, "value")
-        row = widgets.HBox([self.picture, controls], layout={"flex_flow": "row wrap"})
+        row = widgets.HBox([self.picture, controls])
+        row.layout = widgets.Layout(flex_flow="row wrap", align_items="flex-start")
         super().__init__([row], lambda: self.picture.value)
         self._draw()
+
+    def _first_point(self) -> Sequence[int]:
+        first = next(iter(self.overlays.values()), None)
+        if first is None or first.dtype.kind == "f" or not first.any():
+            return [n // 2 for n in self.image.shape]
+        return planes.densest_point(first)
 
     @property
     def point(self) -> tuple[int, int, int]:
@@ -165,14 +177,18 @@ class Viewer(Panel):
             f"{axis} {p * s:.4g}"
             for axis, p, s in zip("zyx", point, self.voxel_size_um, strict=True)
         )
-        text = f"brightness here {self.image[point]:.4g}<br>position {micrometres} µm"
+        z, y, x = (
+            f"{n * s:.4g}" for n, s in zip(self.image.shape, self.voxel_size_um, strict=True)
+        )
+        text = f"XY is {x} µm wide and {y} µm high, {z} µm deep"
+        text += f"<br>cross at {micrometres} µm, brightness {self.image[point]:.4g}"
         for overlay, side in ((self.left, "left"), (self.right, "right")):
             if overlay.value in self.overlays:
                 value = self.overlays[overlay.value][point]
                 kind = "cell number" if self.overlays[overlay.value].dtype.kind in "iu" else "value"
-                found = f"{kind} {value:.4g}" if value else "no cell here"
-                text += f"<br>{side} of the curtain: {overlay.value}; {found}"
-        self.where.value = text
+                found = f"{kind} {value:.4g}" if value else "no cell"
+                text += f"<br>{side}: {overlay.value}; at the cross {found}"
+        self.where.value = f'<div style="line-height:1.4">{text}</div>'
 
 
 def _share(value: float, name: str) -> widgets.FloatSlider:
