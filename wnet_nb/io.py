@@ -11,18 +11,17 @@ from pathlib import Path
 
 import numpy as np
 
-from wnet_nb import tiff
-from wnet_nb.axes import refuse_colours_and_complex, select_volume
-from wnet_nb.saving import new_file, read_points, sha256, write_table, write_volume
-from wnet_nb.tiff import VolumeError
-from wnet_nb.voxel_size import (
+from wnet_nb.metadata import (
     Sizes,
     VoxelSize,
     check_voxel_size,
     format_um,
+    select_volume,
     settle_voxel_size,
     stated_voxel_size,
 )
+from wnet_nb.saving import new_file, read_points, sha256, write_table, write_volume
+from wnet_nb.tiff import VolumeError, load_planes, open_image
 
 __all__ = [
     "FoundVolumes",
@@ -124,14 +123,9 @@ def find_volumes(path: str | Path) -> FoundVolumes:
         raise VolumeError(f"'{path}' does not exist; check the path")
     if not path.is_dir():
         return FoundVolumes((path,))
-    found, skipped = [], []
-    for entry in sorted(path.iterdir(), key=_natural_key):
-        reason = _reason_to_skip(entry)
-        if reason:
-            skipped.append((entry, reason))
-        else:
-            found.append(entry)
-    return FoundVolumes(tuple(found), tuple(skipped))
+    seen = [(entry, _reason_to_skip(entry)) for entry in sorted(path.iterdir(), key=_natural_key)]
+    found = tuple(entry for entry, reason in seen if not reason)
+    return FoundVolumes(found, tuple(one for one in seen if one[1]))
 
 
 def _natural_key(path: Path) -> list[str | int]:
@@ -194,11 +188,9 @@ def read_volume(
     """
     path = Path(path)
     option = None if voxel_size_um is None else check_voxel_size(voxel_size_um)
-    with tiff.open_tiff(path) as tif:
-        image = tiff.find_image(tif)
-        refuse_colours_and_complex(path.name, image.axes, image.shape, image.dtype)
+    with open_image(path) as (tif, image):
         index, kept = select_volume(path.name, image.axes, image.shape, channel=channel, time=time)
-        array = tiff.load_planes(tif, image, index)
+        array = load_planes(tif, image, index)
         stated, remark = stated_voxel_size(tif, image)
     array = array.transpose([kept.index(axis) for axis in "ZYX"])
     size, source, remarks = settle_voxel_size(path.name, stated, option)
@@ -253,9 +245,7 @@ def read_slices(folder: str | Path, *, voxel_size_um: Sequence[float] | None = N
 
 def _read_slice(path: Path) -> tuple[np.ndarray, Sizes]:
     """Read one 2D image (Y, X), native byte order, with its stated voxel size."""
-    with tiff.open_tiff(path) as tif:
-        image = tiff.find_image(tif)
-        refuse_colours_and_complex(path.name, image.axes, image.shape, image.dtype)
+    with open_image(path) as (tif, image):
         if math.prod(image.shape) > math.prod(image.keyframe.shape):
             raise VolumeError(
                 f"slice '{path.name}' holds {len(image.pages)} planes; a slice is one 2D image, "
@@ -266,17 +256,7 @@ def _read_slice(path: Path) -> tuple[np.ndarray, Sizes]:
 
 
 def describe(volume: Volume) -> str:
-    """Describe a volume in one line.
-
-    Parameters
-    ----------
-    volume : Volume
-        The volume.
-
-    Returns
-    -------
-    str
-        Name, size in voxels, dtype, voxel size and where that comes from.
+    """Describe a volume in one line: name, size, dtype, voxel size and where that comes from.
 
     Examples
     --------
