@@ -1,7 +1,6 @@
 """Downloads against a local server; gdown's own requests to Drive are led there too."""
 
 import gzip
-import hashlib
 import io
 import stat
 import tarfile
@@ -148,12 +147,6 @@ def test_a_link_to_a_drive_folder_says_what_to_do(tmp_path):
 def test_a_file_from_an_ordinary_server_is_fetched(serve, tmp_path):
     path = fetch.download(serve(tiff_bytes()), tmp_path / "new", kinds=("tiff",))
     assert tifffile.imread(path).shape == (3, 4, 5)
-
-
-def test_the_expected_hash_is_checked(serve, tmp_path):
-    right = hashlib.sha256(b"hello").hexdigest()
-    refused_download(serve(b"other"), tmp_path, "not the expected file", expected_sha256=right)
-    fetch.download(serve(b"hello"), tmp_path / "new", expected_sha256=right.upper())
 
 
 def test_a_download_that_broke_off_is_refused(serve, tmp_path):

@@ -6,6 +6,7 @@ Files appear under their names only when they are whole.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import warnings
@@ -34,23 +35,12 @@ class CheckpointError(ValueError):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model in evaluation mode with all that is needed to use it.
-
-    Attributes
-    ----------
-    model : WNet3D
-    settings : Settings
-        As trained; `normalisation` is the one the model expects.
-    history : list of dict
-        One row per epoch, as in ``history.csv``; empty for foreign weights.
-    source : Path
-        The file the weights came from.
-    """
+    """A model in evaluation mode with all that is needed to use it."""
 
     model: WNet3D
-    settings: Settings
-    history: list[dict[str, Any]] = field(default_factory=list)
-    source: Path = Path()
+    settings: Settings  # as trained; `normalisation` is the one the model expects
+    history: list[dict[str, Any]] = field(default_factory=list)  # rows of history.csv, if ours
+    source: Path = Path()  # the file the weights came from
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
@@ -128,16 +118,9 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
 
 
 def save_state(run: Path, state: dict[str, Any], *, best: bool) -> None:
-    """Write a full training state; the last two and the best one are kept.
+    """Write a full training state to a run folder; the last two and the best one are kept.
 
-    Parameters
-    ----------
-    run : Path
-        Run folder.
-    state : dict
-        Tensors, numbers, strings, and dicts and lists of these; ``step`` names the file.
-    best : bool
-        Whether it is the best so far.
+    `state` holds tensors, numbers, strings, and dicts and lists of these; ``step`` names the file.
     """
     folder = run / STATES
     folder.mkdir(parents=True, exist_ok=True)
@@ -156,18 +139,14 @@ def load_newest_state(run: Path) -> dict[str, Any] | None:
     CheckpointError
         If there are states but none can be read: to start anew is for the user to decide.
     """
-    damage = None
-    for path in sorted((run / STATES).glob("step-*.pt"), reverse=True):
-        try:
+    states = sorted((run / STATES).glob("step-*.pt"), reverse=True)
+    for path in states:
+        with contextlib.suppress(CheckpointError):
             return _read_tensors(path)
-        except CheckpointError as error:
-            damage = damage or error
-    if damage:
-        raise damage
-    return None
+    return _read_tensors(states[0]) if states else None
 
 
-def _read_tensors(path: Path) -> dict[str, Any]:
+def _read_tensors(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         with warnings.catch_warnings(action="ignore"):  # of pickles that are refused anyway
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -188,8 +167,7 @@ def load_cellseg3d_weights(path: str | os.PathLike[str]) -> WNet3D:
     CheckpointError
         If the file is missing, damaged, holds anything but tensors, or does not fit.
     """
-    path = Path(path)
-    if not path.exists():
+    if not os.path.exists(path):
         raise CheckpointError(f"there is no weights file '{path}'; check the path")
     tensors = _read_tensors(path)
     first, last = "encoder.in_b.module.0.weight", "encoder.out_b.module.8.weight"
@@ -202,23 +180,16 @@ def load_cellseg3d_weights(path: str | os.PathLike[str]) -> WNet3D:
         model = WNet3D(classes, base_channels=channels)
     except ValueError as error:
         raise CheckpointError(f"'{path}' does not fit a WNet3D: {error}") from None
-    load_tensors(model, tensors, path)
+    load_tensors(model, tensors, Path(path))
     return model.eval()
 
 
 def save_cellseg3d_weights(path: str | os.PathLike[str], model: WNet3D) -> None:
-    """Write a ``.pth`` file that the CellSeg3D plugin can load.
-
-    Raises
-    ------
-    CheckpointError
-        If `path` exists.
-    """
-    path = Path(path)
-    if path.exists():
+    """Write a ``.pth`` that the CellSeg3D plugin can load; CheckpointError if `path` exists."""
+    if os.path.exists(path):
         raise CheckpointError(f"'{path}' exists and is not overwritten; choose another name")
     tensors = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
-    write_whole(path, lambda temporary: torch.save(tensors, temporary))
+    write_whole(Path(path), lambda temporary: torch.save(tensors, temporary))
 
 
 def load_tensors(model: WNet3D, tensors: dict[str, torch.Tensor], path: Path) -> None:
@@ -240,10 +211,7 @@ def load_tensors(model: WNet3D, tensors: dict[str, torch.Tensor], path: Path) ->
 def load_start_weights(model: WNet3D, path: str | os.PathLike[str]) -> None:
     """Copy the weights at `path` (run folder, ``.safetensors``, ``.pth``) into `model`.
 
-    Raises
-    ------
-    CheckpointError
-        If they cannot be read or belong to a network of another size.
+    CheckpointError is raised if they cannot be read or belong to a network of another size.
     """
     found = load_checkpoint(path)
     load_tensors(model, dict(found.model.state_dict()), found.source)

@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path, PureWindowsPath
 from typing import IO, NamedTuple
 
-from wnet_nb.saving import new_file, sha256
+from wnet_nb.saving import new_file
 
 LARGEST_BYTES = 20 * 2**30  # of a download, and of everything in an archive
 MOST_FILES = 10_000  # in an archive
@@ -33,6 +33,7 @@ KINDS = {
     "gzip": (b"\x1f\x8b",),
     "tiff": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
 }
+DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError)
 DRIVE_HOSTS = r"https?://(drive|docs)\.google\.com/"
 
 Progress = Callable[[int, int], None]
@@ -43,13 +44,7 @@ class FetchError(ValueError):
 
 
 def kind_of(head: bytes) -> str:
-    """Return what the first bytes of a file say it is; nothing (an empty string) if unknown.
-
-    Examples
-    --------
-    >>> kind_of(b"II*..."), kind_of(b"<!DOCTYPE html>")
-    ('', 'web page')
-    """
+    """Return what the first bytes of a file say it is, a key of `KINDS`, tar, web page or ""."""
     for kind, beginnings in KINDS.items():
         if head.startswith(beginnings):
             return kind
@@ -64,7 +59,6 @@ def download(
     *,
     kinds: tuple[str, ...] = (),
     largest_bytes: int = LARGEST_BYTES,
-    expected_sha256: str | None = None,
     progress: Progress | None = None,
 ) -> Path:
     """Fetch a file from a web address, a shared Drive link or a Drive id.
@@ -79,8 +73,6 @@ def download(
         What it may be, of `kind_of`; any but a web page if empty.
     largest_bytes : int
         More is refused.
-    expected_sha256 : str, optional
-        What the file must hash to.
     progress : callable, optional
         Called with (bytes received, bytes in all or 0 if unknown).
 
@@ -100,11 +92,6 @@ def download(
                 _from_web(source, sink)
         if not sink.received:
             raise FetchError(f"{source} sent an empty file; try again later")
-        if expected_sha256 and sha256(received) != expected_sha256.lower():
-            raise FetchError(
-                f"what {source} sent is not the expected file (its SHA-256 is {sha256(received)}); "
-                "ask whoever gave you the address"
-            )
     return target
 
 
@@ -118,8 +105,18 @@ class _Sink:
 
     def write(self, chunk: bytes) -> int:
         """Take the next part; the first one shows what the file is."""
-        if not self.received and chunk:
-            self._check_kind(kind_of(chunk))
+        first = chunk and not self.received
+        kind = kind_of(chunk) if first else ""
+        if kind == "web page":
+            raise FetchError(
+                f"{self.source} sent a web page in place of the file: it may not be shared with "
+                "anyone who has the link, or too many people fetched it today; open it in a "
+                "browser, or try again tomorrow"
+            )
+        if first and self.kinds and kind not in self.kinds:
+            raise FetchError(
+                f"{self.source} sent something else than {' or '.join(self.kinds)}; check the link"
+            )
         self.received += len(chunk)
         if max(self.received, self.promised) > self.largest:
             raise FetchError(f"{self.source} sends more than {self.largest} bytes; it was not kept")
@@ -130,18 +127,6 @@ class _Sink:
 
     def flush(self) -> None:
         """Do nothing; gdown may ask for it."""
-
-    def _check_kind(self, kind: str) -> None:
-        if kind == "web page":
-            raise FetchError(
-                f"{self.source} sent a web page in place of the file: it may not be shared with "
-                "anyone who has the link, or too many people fetched it today; open it in a "
-                "browser, or try again tomorrow"
-            )
-        if self.kinds and kind not in self.kinds:
-            raise FetchError(
-                f"{self.source} sent something else than {' or '.join(self.kinds)}; check the link"
-            )
 
 
 def _drive_id(source: str) -> str | None:
@@ -253,17 +238,13 @@ def unpack(
                 if len(names) >= most_files:
                     raise FetchError(f"{what} holds more than {most_files} files")
                 names.append(Path(*path.parts))
-                _write(member.open(), inside / names[-1])
+                target = inside / names[-1]
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with member.open() as content, target.open("xb") as out:
+                    shutil.copyfileobj(content, out, CHUNK)
         except FetchError:
             raise
-        except (
-            tarfile.TarError,
-            zipfile.BadZipFile,
-            zlib.error,
-            EOFError,
-            OSError,
-            ValueError,
-        ) as error:
+        except DAMAGE as error:
             raise FetchError(f"{what} is damaged ({_reason(error)}); fetch it again") from None
         except (RuntimeError, NotImplementedError):  # as zipfile says it
             raise FetchError(
@@ -302,12 +283,6 @@ def _members(archive: Path, largest_bytes: int) -> Iterator[_Member]:
                 pass
         else:
             raise FetchError(f"'{archive.name}' is no zip, tar or tar.gz")
-
-
-def _write(content: IO[bytes], target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with content, target.open("xb") as out:
-        shutil.copyfileobj(content, out, CHUNK)
 
 
 class _Limited:

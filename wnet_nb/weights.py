@@ -42,16 +42,11 @@ def fetch_published(
     Parameters
     ----------
     url : str
-        Address (http or https) of a ``.tar.gz`` that holds ``wnet_latest.pth``.
+        Address (http or https) of a ``.tar.gz`` that holds ``wnet_latest.pth``, which is returned.
     folder : Path, optional
         Where to keep them; `cache_folder` if not given.
     progress : callable, optional
         Called with (bytes received, bytes in all or 0 if unknown).
-
-    Returns
-    -------
-    Path
-        A ``.pth`` file that `checkpoint.load_cellseg3d_weights` takes.
 
     Raises
     ------
