@@ -16,7 +16,7 @@ from skimage.filters import threshold_otsu
 
 from wnet_nb.cell_size import estimate_cell_radius
 from wnet_nb.config import Settings
-from wnet_nb.data import DataError, Normalisation, fit_normalisation
+from wnet_nb.data import DataError, Normalisation, fit_normalisation, thin_out
 from wnet_nb.io import Volume
 from wnet_nb.model import DEPTH_FACTOR
 
@@ -69,11 +69,11 @@ def check_volume(volume: Volume, settings: Settings) -> list[Finding]:
     if ranges.high <= ranges.low:
         text = f"every voxel has the same value ({ranges.low:g}); export the file again"
         return [Finding("error", text)]
-    step = max(1, round((array.size / SAMPLE_VOXELS) ** (1 / 3)))
-    sample = ranges.apply(array[::step, ::step, ::step])
+    raw = thin_out(array, SAMPLE_VOXELS)
+    sample = ranges.apply(raw)
     warnings = [
         *_check_labels(array),
-        *_check_brightness(array[::step, ::step, ::step], sample),
+        *_check_brightness(raw, sample),
         *_check_regions(sample, volume.voxel_size_um),
         *_check_noise(array, ranges, sample, settings),
     ]
