@@ -41,28 +41,17 @@ __all__ = [
 
 @dataclass(frozen=True, eq=False)
 class Volume:
-    """A 3D image with its voxel size.
+    """A 3D image (Z, Y, X) with its voxel size.
 
-    Attributes
-    ----------
-    array : np.ndarray
-        Shape (Z, Y, X), real dtype as in the file (byte order included: Fiji writes big-endian;
-        ``astype`` makes it native). Often a read-only memory map; do not write to it.
-    voxel_size_um : tuple of float
-        (z, y, x) in µm.
-    voxel_size_source : str
-        "metadata", "option", or "assumed" where the file states it in part or not at all.
-    source : Path
-        The file, or the folder of slices.
-    remarks : tuple of str
-        What the user should see, such as an assumed voxel size; one sentence each.
+    The array has the dtype of the file (byte order included: Fiji writes big-endian; ``astype``
+    makes it native). It is often a read-only memory map; do not write to it.
     """
 
     array: np.ndarray
-    voxel_size_um: VoxelSize
-    voxel_size_source: str
-    source: Path
-    remarks: tuple[str, ...] = ()
+    voxel_size_um: VoxelSize  # (z, y, x)
+    voxel_size_source: str  # "metadata", "option", or "assumed" for what is not all stated
+    source: Path  # the file, or the folder of slices
+    remarks: tuple[str, ...] = ()  # what the user should see; one sentence each
 
     @property
     def name(self) -> str:
@@ -77,18 +66,10 @@ class Volume:
 
 @dataclass(frozen=True)
 class FoundVolumes:
-    """TIFF files in natural order, and what was left aside; a sequence of its paths.
-
-    Attributes
-    ----------
-    paths : tuple of Path
-        The TIFF files.
-    skipped : tuple of (Path, str)
-        Everything else in the folder, each with the reason.
-    """
+    """TIFF files in natural order, and what was left aside; a sequence of its paths."""
 
     paths: tuple[Path, ...]
-    skipped: tuple[tuple[Path, str], ...] = ()
+    skipped: tuple[tuple[Path, str], ...] = ()  # all else in the folder, each with the reason
 
     def __iter__(self) -> Iterator[Path]:
         return iter(self.paths)
@@ -130,9 +111,8 @@ def find_volumes(path: str | Path) -> FoundVolumes:
 
 def _natural_key(path: Path) -> list[str | int]:
     """Split a name into text and numbers, alternating, so that 2 sorts before 10."""
-    parts: list[str | int] = re.split(r"([0-9]+)", path.name.casefold())
-    parts[1::2] = [int(digits) for digits in parts[1::2]]
-    return [*parts, path.name]
+    parts = re.split(r"([0-9]+)", path.name.casefold())
+    return [int(part) if n % 2 else part for n, part in enumerate(parts)] + [path.name]
 
 
 def _reason_to_skip(entry: Path) -> str:

@@ -30,21 +30,8 @@ OME_DTYPES = frozenset({"int8", "int16", "int32", "float64"})
 def new_file(path: str | Path) -> Iterator[Path]:
     """Write a new file under a temporary name and rename it when it is complete.
 
-    Parameters
-    ----------
-    path : str or Path
-        The file to make; missing folders are made too.
-
-    Yields
-    ------
-    Path
-        The temporary name, hidden and in the same folder. It is gone afterwards, whatever
-        happens.
-
-    Raises
-    ------
-    VolumeError
-        The file exists, before or after the writing.
+    Missing folders are made. The name that is given is hidden, in the same folder, and gone
+    afterwards, whatever happens. VolumeError if the file exists, before or after the writing.
     """
     path = Path(path)
     refusal = f"'{path}' exists and is never overwritten; choose another name or move it away"
