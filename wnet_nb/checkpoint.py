@@ -1,7 +1,8 @@
 """A model with its settings and history on disk, and CellSeg3D's own weights.
 
 A run folder holds full states (to go on training) and ``weights.safetensors`` (to segment).
-Files appear under their names only when they are whole.
+Files appear under their names only when they are whole. CellSeg3D's published weights are fetched
+once; no hash of them is published, so the one received is recorded and checked at every use.
 """
 
 from __future__ import annotations
@@ -9,9 +10,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import sys
+import tempfile
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +25,19 @@ from safetensors.torch import save_file
 
 from wnet_nb import config
 from wnet_nb.config import Settings
+from wnet_nb.fetch import FetchError, Progress, download, unpack
 from wnet_nb.model import WNet3D
+from wnet_nb.saving import sha256
 
 WEIGHTS = "weights.safetensors"
 STATES = "checkpoints"
 FORMAT = "wnet_nb 1"
 STATES_KEPT = 2
+
+PUBLISHED = "published"
+PUBLISHED_URL = "https://huggingface.co/C-Achard/cellseg3d/resolve/main/wnet_latest.tar.gz"
+PUBLISHED_FILE = "wnet_latest.pth"
+LARGEST_BYTES = 2**30  # of the archive, and of everything in it; the network has a tenth of it
 
 
 class CheckpointError(ValueError):
@@ -215,3 +226,76 @@ def load_start_weights(model: WNet3D, path: str | os.PathLike[str]) -> None:
     """
     found = load_checkpoint(path)
     load_tensors(model, dict(found.model.state_dict()), found.source)
+
+
+def cache_folder() -> Path:
+    """Return where this computer keeps what programs have downloaded, in a folder of ours."""
+    home = Path.home()
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA", home / "AppData" / "Local"))
+    elif sys.platform == "darwin":
+        base = home / "Library" / "Caches"
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache")
+    return base / "wnet_nb"
+
+
+def fetch_published(
+    *, url: str = PUBLISHED_URL, folder: Path | None = None, progress: Progress | None = None
+) -> Path:
+    """Return the published weights, downloaded if they are not in the cache yet.
+
+    Parameters
+    ----------
+    url : str
+        Address (http or https) of a ``.tar.gz`` that holds ``wnet_latest.pth``, which is returned.
+    folder : Path, optional
+        Where to keep them; `cache_folder` if not given.
+    progress : callable, optional
+        Called with (bytes received, bytes in all or 0 if unknown).
+
+    Raises
+    ------
+    CheckpointError
+        If the download fails, is no such archive, or holds anything but such weights; says why.
+    """
+    folder = Path(folder) if folder else cache_folder()
+    path, record = folder / PUBLISHED_FILE, folder / f"{PUBLISHED_FILE}.json"
+    if path.exists() and record.exists():
+        known = json.loads(record.read_text(encoding="utf-8"))
+        if known.get("sha256") == sha256(path):
+            return path
+        raise CheckpointError(
+            f"'{path}' has changed since it was received; remove it and try again"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as scratch:
+        archive = Path(scratch) / "archive.tar.gz"
+        try:
+            weights = _receive(url, archive, progress)
+            load_cellseg3d_weights(weights)
+        except (FetchError, CheckpointError) as error:
+            raise CheckpointError(
+                f"no usable weights came from {url}: {error} (you can also download the file with "
+                "a browser, unpack it, and give the .pth file)"
+            ) from None
+        facts = {
+            "url": url,
+            "sha256": sha256(weights),
+            "archive_sha256": sha256(archive),
+            "received": datetime.now().astimezone().isoformat(timespec="seconds"),
+        }
+        weights.replace(path)
+    text = json.dumps(facts, indent=2)
+    write_whole(record, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    return path
+
+
+def _receive(url: str, archive: Path, progress: Progress | None) -> Path:
+    download(url, archive, kinds=("gzip",), largest_bytes=LARGEST_BYTES, progress=progress)
+    found = unpack(
+        archive, archive.parent / "content", only=PUBLISHED_FILE, largest_bytes=LARGEST_BYTES
+    )
+    if len(found) != 1:
+        raise FetchError(f"the archive holds no {PUBLISHED_FILE}, or more than one")
+    return found[0]

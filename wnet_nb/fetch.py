@@ -20,7 +20,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path, PureWindowsPath
-from typing import IO, NamedTuple
+from typing import IO
 
 from wnet_nb.saving import new_file
 
@@ -222,25 +222,25 @@ def unpack(
         inside = Path(scratch) / "content"
         inside.mkdir()
         try:
-            for member in _members(archive, largest_bytes):
-                path = PureWindowsPath(member.name)  # takes / and \ alike, and knows C:
-                size += member.size
+            for name, kind, member_size, open_member in _members(archive, largest_bytes):
+                path = PureWindowsPath(name)  # takes / and \ alike, and knows C:
+                size += member_size
                 if size > largest_bytes:
                     raise FetchError(f"{what} unpacks to more than {largest_bytes} bytes")
                 if "__MACOSX" in path.parts or (only and path.name != only):
                     continue
                 if path.drive or path.root or ".." in path.parts:
                     raise FetchError(f"{what} points outside itself; it was not unpacked")
-                if member.kind == "folder" and not only:
+                if kind == "folder" and not only:
                     continue
-                if member.kind != "file":
+                if kind != "file":
                     raise FetchError(f"'{path.name}' in {what} is not a plain file; not unpacked")
                 if len(names) >= most_files:
                     raise FetchError(f"{what} holds more than {most_files} files")
                 names.append(Path(*path.parts))
                 target = inside / names[-1]
                 target.parent.mkdir(parents=True, exist_ok=True)
-                with member.open() as content, target.open("xb") as out:
+                with open_member() as content, target.open("xb") as out:
                     shutil.copyfileobj(content, out, CHUNK)
         except FetchError:
             raise
@@ -254,14 +254,10 @@ def unpack(
     return [folder / name for name in names]
 
 
-class _Member(NamedTuple):
-    name: str
-    kind: str  # file, folder or other
-    size: int  # the readers below give no more than this
-    open: Callable[[], IO[bytes]]
-
-
-def _members(archive: Path, largest_bytes: int) -> Iterator[_Member]:
+def _members(
+    archive: Path, largest_bytes: int
+) -> Iterator[tuple[str, str, int, Callable[[], IO[bytes]]]]:
+    """Yield name, kind (file, folder or other), size, and what opens no more than that size."""
     with archive.open("rb") as file:
         kind = kind_of(file.read(512))
         file.seek(0)
@@ -271,14 +267,14 @@ def _members(archive: Path, largest_bytes: int) -> Iterator[_Member]:
                     form = stat.S_IFMT(info.external_attr >> 16)
                     kind = "file" if form in (0, stat.S_IFREG) else "other"
                     kind = "folder" if info.is_dir() else kind
-                    yield _Member(info.filename, kind, info.file_size, partial(packed.open, info))
+                    yield info.filename, kind, info.file_size, partial(packed.open, info)
         elif kind in ("gzip", "tar"):
             stream = _Limited(gzip.open(file) if kind == "gzip" else file, largest_bytes)
             with tarfile.open(fileobj=stream, mode="r|") as packed:
                 for info in packed:
                     plain = info.type in (tarfile.REGTYPE, tarfile.AREGTYPE)
                     kind = "file" if plain else "folder" if info.isdir() else "other"
-                    yield _Member(info.name, kind, info.size, partial(packed.extractfile, info))
+                    yield info.name, kind, info.size, partial(packed.extractfile, info)
             while stream.read(CHUNK):  # to the end, where gzip keeps its checksum
                 pass
         else:
