@@ -27,28 +27,11 @@ UM_PER_UNIT = (
 def select_volume(
     name: str, axes: str, shape: tuple[int, ...], *, channel: int | None, time: int | None
 ) -> tuple[tuple[int | slice, ...], str]:
-    """Say which part of an image is the volume.
+    """Say which part of the image of the file `name` is the volume.
 
-    Parameters
-    ----------
-    name : str
-        The file, for the errors.
-    axes, shape : str, tuple of int
-        One letter and one size per axis.
-    channel, time : int or None
-        The choice of the user, from 0.
-
-    Returns
-    -------
-    index : tuple of int or slice
-        One entry per axis: the position to take, or slice(None) for z, y and x.
-    kept : str
-        The letters Z, Y, X in the order in which they remain.
-
-    Raises
-    ------
-    VolumeError
-        No z, an axis without a known meaning, or a missing or impossible choice.
+    Given for each axis (a letter of `axes`) is the position to take, or slice(None) for z, y and
+    x, and then the letters Z, Y, X in the order in which they remain. VolumeError for no z, an
+    axis without a known meaning, or a missing or impossible choice.
 
     Examples
     --------
@@ -204,15 +187,8 @@ def settle_voxel_size(
 
     Where the file states a part, y and x stand in for each other, and for z, and z for both: a
     size of the right magnitude is closer than 1 µm. The source is then "assumed" all the same.
-
-    Returns
-    -------
-    size : tuple of float
-        (z, y, x) in µm.
-    source : str
-        "option", "metadata" or "assumed".
-    remarks : tuple of str
-        What was assumed, or which statement of the file was replaced.
+    Returned are the size, its source ("option", "metadata" or "assumed"), and remarks that say
+    what was assumed or which statement of the file was replaced.
     """
     known = [size for size in stated if size is not None]
     if option is not None:

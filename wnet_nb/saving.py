@@ -197,14 +197,12 @@ def read_points(path: str | Path) -> np.ndarray:
     heading = lines[0] if lines else ""
     rows = list(csv.reader(lines, delimiter=";" if ";" in heading else ","))
     names = [name.strip().lower() for name in rows[0]] if rows else []
-    for wanted in (("z", "y", "x"), ("axis-0", "axis-1", "axis-2")):
-        if set(wanted) <= set(names):
-            columns = [names.index(name) for name in wanted]
-            break
-    else:
+    wanted = ["z", "y", "x"] if {"z", "y", "x"} <= set(names) else ["axis-0", "axis-1", "axis-2"]
+    if not set(wanted) <= set(names):
         raise VolumeError(
             f"'{path.name}' has no columns z, y and x (its heading: {heading[:80]!r}); name them so"
         )
+    columns = [names.index(name) for name in wanted]
     points = []
     for number, row in enumerate(rows[1:], start=2):
         if not any(cell.strip() for cell in row):
