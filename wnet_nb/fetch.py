@@ -13,7 +13,6 @@ import shutil
 import stat
 import tarfile
 import tempfile
-import urllib.error
 import urllib.request
 import zipfile
 import zlib
@@ -150,12 +149,11 @@ def _from_drive(drive_id: str, source: str, sink: _Sink) -> None:
 
     refused = gdown.exceptions.FileURLRetrievalError
     refused = getattr(gdown.exceptions, "DownloadError", refused)  # 6.x has a wider one
+    done, reason = None, "gdown gave no reason"  # 5.x returns None where 6.x raises
     try:
         done = gdown.download(id=drive_id, output=sink, quiet=True, use_cookies=False)
     except (refused, OSError, KeyError) as error:
-        done, reason = None, _reason(error)
-    else:
-        reason = "gdown gave no reason"  # 5.x returns None where 6.x raises
+        reason = _reason(error)
     if done is None:
         raise FetchError(
             f"Drive does not give {source}: share it with anyone who has the link, or, if too many "
@@ -176,7 +174,7 @@ def _from_web(source: str, sink: _Sink) -> None:
             sink.promised = int(answer.headers.get("Content-Length") or 0)
             while chunk := answer.read(CHUNK):
                 sink.write(chunk)
-    except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
+    except (OSError, http.client.HTTPException) as error:  # URLError is an OSError
         reason = getattr(error, "reason", None) or error
         raise FetchError(
             f"{source} cannot be fetched ({reason}); check the address and the internet connection"
@@ -198,21 +196,13 @@ def unpack(
 ) -> list[Path]:
     """Unpack a zip, tar or tar.gz into a new folder: plain files only, all inside it.
 
-    Parameters
-    ----------
-    archive : Path
-        What kind it is, its content says and not its name.
-    folder : Path
-        New; it appears when everything is in it.
-    only : str, optional
-        Take files of this name and leave everything else aside.
-    largest_bytes, most_files : int
-        An archive that holds more is refused.
+    What kind the archive is, its content says and not its name. The folder appears when everything
+    is in it. With `only`, files of that name are taken and everything else is left aside.
 
     Raises
     ------
     FetchError
-        If the archive is damaged or hostile; nothing of it is kept.
+        If the archive is damaged, hostile or holds more than is allowed; nothing of it is kept.
     """
     if folder.exists():
         raise FetchError(f"'{folder}' exists; nothing is unpacked over it")
