@@ -150,10 +150,13 @@ def test_a_file_from_an_ordinary_server_is_fetched(serve, tmp_path):
     assert tifffile.imread(path).shape == (3, 4, 5)
 
 
-def test_the_expected_hash_is_checked(serve, tmp_path):
-    right = hashlib.sha256(b"hello").hexdigest()
-    refused_download(serve(b"other"), tmp_path, "not the expected file", expected_sha256=right)
-    fetch.download(serve(b"hello"), tmp_path / "new", expected_sha256=right.upper())
+def test_a_hash_at_the_end_of_an_address_is_checked(serve, drive, tmp_path):
+    right = "#sha256=" + hashlib.sha256(b"hello").hexdigest().upper()
+    refused_download(serve(b"other") + right, tmp_path, "not the expected file")
+    answer = {"Content_Disposition": "attachment", "Content_Type": "x/y"}
+    refused_download(drive(b"other", **answer) + right, tmp_path, "not the expected file")
+    fetch.download(drive(b"hello", **answer) + right, tmp_path / "new")
+    assert (tmp_path / "new").read_bytes() == b"hello"
 
 
 def test_a_download_that_broke_off_is_refused(serve, tmp_path):

@@ -1,6 +1,5 @@
 """Reading volumes, slices and folders: values, names, and what a user is told."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -9,21 +8,10 @@ import tifffile
 
 from wnet_nb import io
 
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
-
 
 def counting(shape, dtype="uint16"):
     """Every voxel different and none zero, so that any shuffled or lost voxel shows."""
     return np.arange(1, 1 + np.prod(shape)).reshape(shape).astype(dtype)
-
-
-def shared(name):
-    path = SHARED / name
-    if not path.exists():
-        if os.environ.get("CI") == "true":
-            pytest.fail(f"{path} is missing")
-        pytest.skip(f"{path} is missing")
-    return path
 
 
 @pytest.mark.parametrize(
@@ -215,14 +203,14 @@ def test_a_folder_without_slices_and_a_file_are_refused(tmp_path):
         ("gonuclear_1135_labels.tif", (100, 100, 100), "uint16"),
     ],
 )
-def test_real_volumes_are_read_with_the_shape_of_their_list(name, shape, dtype):
-    volume = io.read_volume(shared(name))
+def test_real_volumes_are_read_with_the_shape_of_their_list(shared, name, shape, dtype):
+    volume = io.read_volume(shared(f"data/{name}"))
     assert (volume.shape, volume.array.dtype) == (shape, dtype)
     assert volume.voxel_size_source == "assumed"
 
 
-def test_the_real_centroids_lie_inside_their_volume():
-    points = io.read_points(shared("celegans_t110_points_zyx.csv"))
-    shape = io.read_volume(shared("celegans_t110_image.tif")).shape
+def test_the_real_centroids_lie_inside_their_volume(shared):
+    points = io.read_points(shared("data/celegans_t110_points_zyx.csv"))
+    shape = io.read_volume(shared("data/celegans_t110_image.tif")).shape
     assert points.shape == (114, 3)
     assert (points >= 0).all() and (points < shape).all()

@@ -10,11 +10,10 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 from wnet_nb import __version__
 
-OK, NONE_USABLE, WRONG, INTERRUPTED = 0, 1, 2, 130
+WRONG, INTERRUPTED = 2, 130
 
 
 class _Parser(argparse.ArgumentParser):
@@ -116,12 +115,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise  # a mistake of ours: its traceback belongs in a report
         return _fail(message, WRONG)
     if as_json:
-        _print_json(result)
+        print(json.dumps(result, indent=2, ensure_ascii=False, default=str))
     return status
-
-
-def _print_json(result: Any) -> None:
-    print(json.dumps(result, indent=2, ensure_ascii=False, default=str))
 
 
 def _fail(message: str, status: int) -> int:

@@ -6,7 +6,7 @@ no very bright large ones. The limits were set by looking at real and synthetic 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from skimage.filters import threshold_otsu
 
 from wnet_nb.cell_size import estimate_cell_radius
 from wnet_nb.config import Settings
-from wnet_nb.data import DataError, Normalisation, fit_normalisation
+from wnet_nb.data import DataError, Normalisation, fit_normalisation, thin_out
 from wnet_nb.io import Volume
 from wnet_nb.model import DEPTH_FACTOR
 
@@ -33,14 +33,9 @@ ONE_SIDED = 0.9
 
 @dataclass(frozen=True)
 class Finding:
-    """Something about a volume that the user should know.
+    """Something about a volume that the user should know, and what to do about it.
 
-    Attributes
-    ----------
-    level : str
-        ``error`` (cannot be used), ``warning`` (look at it before training) or ``info``.
-    text : str
-        One sentence: what it is and what to do.
+    The level is ``error`` (cannot be used), ``warning`` (look at it before training) or ``info``.
     """
 
     level: str
@@ -64,109 +59,95 @@ def check_volume(volume: Volume, settings: Settings) -> list[Finding]:
     """
     array = volume.array
     if min(array.shape) < DEPTH_FACTOR:
+        text = f"each axis needs at least {DEPTH_FACTOR}; take a larger volume"
         size = " × ".join(map(str, array.shape))
-        return [
-            _error(f"it is {size} voxels (z, y, x) and each axis needs at least {DEPTH_FACTOR}; "
-                   "take a larger volume")
-        ]  # fmt: skip
+        return [Finding("error", f"it is {size} voxels (z, y, x) and {text}")]
     try:
         ranges = fit_normalisation(array, settings.normalisation, name=volume.name)
     except DataError as error:
-        return [_error(str(error))]
+        return [Finding("error", str(error))]
     if ranges.high <= ranges.low:
-        return [_error(f"every voxel has the same value ({ranges.low:g}); export the file again")]
-    step = max(1, round((array.size / SAMPLE_VOXELS) ** (1 / 3)))
-    sample = ranges.apply(array[::step, ::step, ::step])
-    found = [
+        text = f"every voxel has the same value ({ranges.low:g}); export the file again"
+        return [Finding("error", text)]
+    raw = thin_out(array, SAMPLE_VOXELS)
+    sample = ranges.apply(raw)
+    warnings = [
         *_check_labels(array),
-        *_check_brightness(array[::step, ::step, ::step], sample),
+        *_check_brightness(raw, sample),
         *_check_regions(sample, volume.voxel_size_um),
         *_check_noise(array, ranges, sample, settings),
-        *_check_grid(volume, settings),
     ]
-    return sorted(found, key=lambda finding: ("error", "warning", "info").index(finding.level))
+    return [
+        *(Finding("warning", text) for text in warnings),
+        *read_remarks(volume),  # warnings or infos
+        *(Finding("info", text) for text in _check_grid(volume, settings)),
+    ]
 
 
-def _check_labels(array: np.ndarray) -> list[Finding]:
+def _check_labels(array: np.ndarray) -> Iterator[str]:
     """Recognise labels, which often lie beside their images: no noise, and zero in between."""
     planes = array[np.linspace(0, len(array) - 1, 17).astype(int)]
     pairs = (planes[..., 1:] != 0) & (planes[..., :-1] != 0)
     alike = (planes[..., 1:] == planes[..., :-1]) & pairs
-    if array.dtype.kind not in "bui" or alike.sum() < 0.8 * max(1, pairs.sum()):
-        return []
-    return [
-        _warning(
+    if array.dtype.kind in "bui" and alike.sum() >= 0.8 * max(1, pairs.sum()):
+        yield (
             "it looks like labels or a mask and not like an image, as neighbouring voxels are "
             "alike; keep labels in another folder"
         )
-    ]
 
 
-def _check_brightness(raw: np.ndarray, sample: np.ndarray) -> list[Finding]:
-    found = []
+def _check_brightness(raw: np.ndarray, sample: np.ndarray) -> Iterator[str]:
     low, high = raw.min(), raw.max()
     saturated, padded = float((raw == high).mean()), float((raw == low).mean())
     # A value shared by so many voxels is the end of the camera's range, whatever the dtype.
     if saturated > SATURATED_SHARE:
-        found.append(
-            _warning(
-                f"{_percent(saturated)} of the voxels have the largest value ({high:g}): cells are "
-                "overexposed and may merge; lower the exposure or laser power next time"
-            )
+        yield (
+            f"{_percent(saturated)} of the voxels have the largest value ({high:g}): cells are "
+            "overexposed and may merge; lower the exposure or laser power next time"
         )
     if padded > PADDED_SHARE:
-        found.append(
-            _warning(
-                f"{_percent(padded)} of the voxels have the very lowest value ({low:g}): much of "
-                "the volume is empty or padded; crop it to the part with cells"
-            )
+        yield (
+            f"{_percent(padded)} of the voxels have the very lowest value ({low:g}): much of "
+            "the volume is empty or padded; crop it to the part with cells"
         )
     middle, top = np.percentile(sample, (50, 99.5))
     if middle > 50 and top - middle < middle - np.percentile(sample, 0.5):
-        found.append(
-            _warning(
-                "most voxels are bright and few are dark: if the cells are the dark ones, invert "
-                "the image (Fiji: Edit > Invert), as cells must be brighter than the background"
-            )
+        yield (
+            "most voxels are bright and few are dark: if the cells are the dark ones, invert "
+            "the image (Fiji: Edit > Invert), as cells must be brighter than the background"
         )
-    return found
 
 
-def _check_regions(sample: np.ndarray, voxel_size_um: Sequence[float]) -> list[Finding]:
+def _check_regions(sample: np.ndarray, voxel_size_um: Sequence[float]) -> Iterator[str]:
     smooth = ndimage.gaussian_filter(sample, 1)
     bright = smooth > threshold_otsu(smooth)
     share = float(bright.mean())
     if share < FEW_BRIGHT:
-        return [
-            _warning(
-                f"only {_percent(share)} of the voxels are bright: the volume is mostly empty; "
-                "crop it to the part with cells"
-            )
-        ]
+        yield (
+            f"only {_percent(share)} of the voxels are bright: the volume is mostly empty; "
+            "crop it to the part with cells"
+        )
+        return
     if share > MANY_BRIGHT:
-        return [
-            _warning(
-                f"{_percent(share)} of the voxels are bright: hardly any background is left to "
-                "tell cells from; take a volume with both"
-            )
-        ]
+        yield (
+            f"{_percent(share)} of the voxels are bright: hardly any background is left to "
+            "tell cells from; take a volume with both"
+        )
+        return
     # The sample is as coarse along each axis, so proportions hold without its step.
     depth = ndimage.distance_transform_edt(smooth > VERY_BRIGHT, sampling=voxel_size_um)
     edges = np.array(sample.shape) * voxel_size_um
     part = 2 * float(depth.max()) / np.sort(edges)[1]
-    if part < LARGE_REGION:
-        return []
-    return [
-        _warning(
+    if part >= LARGE_REGION:
+        yield (
             f"a very bright region fills {_percent(part)} of the width: the network may learn it "
             "in place of the cells; crop it away, unless it is a cell"
         )
-    ]
 
 
 def _check_noise(
     array: np.ndarray, ranges: Normalisation, sample: np.ndarray, settings: Settings
-) -> list[Finding]:
+) -> Iterator[str]:
     """Compare the noise, from neighbouring voxels, with the contrast of bright voxels."""
     planes = np.linspace(0, len(array) - 1, 9).astype(int)
     crop = ranges.apply(array[planes])
@@ -174,48 +155,34 @@ def _check_noise(
     contrast = float(np.percentile(sample, 99.5) - np.median(sample))
     ready = settings.intensity_sigma >= 10  # set for noise already
     if contrast <= 0 or noise / contrast < NOISE_SHARE * (2 if ready else 1):
-        return []
-    advice = (
-        "denoise it or average more frames"
-        if ready
-        else f"raise intensity_sigma (now {settings.intensity_sigma:g}) to 10 or more"
+        return
+    advice = f"raise intensity_sigma (now {settings.intensity_sigma:g}) to 10 or more"
+    yield (
+        "it is noisy: from voxel to voxel, grey values jump by "
+        f"{_percent(noise / contrast)} of the contrast of the cells; "
+        + ("denoise it or average more frames" if ready else advice)
     )
-    return [
-        _warning(
-            "it is noisy: from voxel to voxel, grey values jump by "
-            f"{_percent(noise / contrast)} of the contrast of the cells; {advice}"
-        )
-    ]
 
 
-def _check_grid(volume: Volume, settings: Settings) -> list[Finding]:
-    found = read_remarks(volume)
+def _check_grid(volume: Volume, settings: Settings) -> Iterator[str]:
     z, y, x = volume.voxel_size_um
+    high, wide = settings.patch_shape[1:]
     ratio = z / min(y, x)
     if ratio > ANISOTROPY:
-        edge = max(DEPTH_FACTOR, round(settings.patch_shape[1] / ratio / 8) * 8)
-        found.append(
-            Finding(
-                "info",
-                f"voxels are {ratio:.3g} times as long in z as in the plane; patches of equal "
-                f"edges in µm would be patch_size={edge},{settings.patch_shape[1]},"
-                f"{settings.patch_shape[2]}",
-            )
+        edge = max(DEPTH_FACTOR, round(high / ratio / 8) * 8)
+        yield (
+            f"voxels are {ratio:.3g} times as long in z as in the plane; patches of equal edges "
+            f"in µm would be patch_size={edge},{high},{wide}"
         )
-    small = [
-        f"{axis} = {have}"
-        for axis, have, want in zip("zyx", volume.shape, settings.patch_shape, strict=True)
-        if have < want
-    ]
+    sizes = zip("zyx", volume.shape, settings.patch_shape, strict=True)
+    small = [f"{axis} = {have}" for axis, have, want in sizes if have < want]
     if small:
-        found.append(
-            Finding(
-                "info",
-                f"it is smaller than patch_size={_patch_text(settings)} ({', '.join(small)}); "
-                "patches are cut down or mirrored at the edge, which works if cells fit in",
-            )
+        size = settings.patch_size
+        size = ",".join(map(str, size)) if isinstance(size, tuple) else size
+        yield (
+            f"it is smaller than patch_size={size} ({', '.join(small)}); patches are cut down or "
+            "mirrored at the edge, which works if cells fit in"
         )
-    return found
 
 
 def read_remarks(volume: Volume) -> list[Finding]:
@@ -232,14 +199,15 @@ def check_cell_size(volume: Volume, settings: Settings) -> Finding:
     try:
         found = estimate_cell_radius(volume.array, voxel_size_um=volume.voxel_size_um)
     except ValueError:
-        return _warning("no cells stand out of the noise: is it the right channel?")
+        return Finding("warning", "no cells stand out of the noise: is it the right channel?")
     if found.spread > SPREAD:
         return Finding("info", "bright objects differ much in size; look at the cells found later")
     voxels = " × ".join(f"{length:.2g}" for length in found.radius_voxels)
     text = f"bright objects have a radius of about {found.radius_um:.3g} µm ({voxels} voxels)"
     ratio = [n / r for n, r in zip(settings.patch_shape, found.radius_voxels, strict=True)]
     if min(ratio) < 4:
-        return _warning(f"{text}: a patch holds hardly one; raise patch_size or scale it down")
+        text += ": a patch holds hardly one; raise patch_size or scale it down"
+        return Finding("warning", text)
     return Finding("info", f"{text}; is that a cell?")
 
 
@@ -270,11 +238,8 @@ def read_losses(history: Sequence[Mapping[str, Any]], settings: Settings) -> lis
             "The reconstruction got worse during training; raise reconstruction_weight or lower "
             "learning_rate."
         )
-    parts = (
-        settings.ncut_weight * ncut[-1],
-        settings.reconstruction_weight * reconstruction[-1],
-    )
-    share = parts[0] / max(sum(parts), 1e-12)
+    cut = settings.ncut_weight * ncut[-1]
+    share = cut / max(cut + settings.reconstruction_weight * reconstruction[-1], 1e-12)
     if share > ONE_SIDED and settings.reconstruction_weight > 0:
         sentences.append(
             f"The soft N-cut makes up {_percent(share)} of the total; if the classes follow the "
@@ -304,18 +269,5 @@ def _read_trend(values: np.ndarray, worst: float) -> str:
     return "The soft N-cut is flat at the end; more epochs would change little."
 
 
-def _patch_text(settings: Settings) -> str:
-    size = settings.patch_size
-    return ",".join(map(str, size)) if isinstance(size, tuple) else str(size)
-
-
 def _percent(share: float) -> str:
     return f"{100 * share:.2g} %" if share < 0.995 else f"{100 * share:.0f} %"
-
-
-def _error(text: str) -> Finding:
-    return Finding("error", text)
-
-
-def _warning(text: str) -> Finding:
-    return Finding("warning", text)

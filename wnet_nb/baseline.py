@@ -8,41 +8,20 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 from skimage.filters import threshold_otsu
 
+from wnet_nb.metadata import check_voxel_size
+
 # Fractions of the cell radius; chosen by measurement, see tests/benchmarks/cell_size.md.
 SPOT_SIGMA = 0.4
 OUTLINE_SIGMA = 0.1
 
 
 def otsu_foreground(
-    image: np.ndarray,
-    *,
-    voxel_size_um: tuple[float, float, float],
-    cell_radius_um: float,
+    image: np.ndarray, *, voxel_size_um: tuple[float, float, float], cell_radius_um: float
 ) -> np.ndarray:
-    """Separate bright cells from the background by Otsu's threshold after light smoothing.
+    """Separate bright cells by Otsu's threshold (1979, doi:10.1109/TSMC.1979.4310076).
 
-    Parameters
-    ----------
-    image : ndarray of any real dtype, shape (z, y, x)
-        Bright cells on a darker background.
-    voxel_size_um : tuple of float
-        Voxel size (z, y, x) in µm.
-    cell_radius_um : float
-        Typical cell radius in µm; the Gaussian has `OUTLINE_SIGMA` times this standard deviation.
-
-    Returns
-    -------
-    ndarray of bool, shape (z, y, x)
-        True above the threshold; all False for a constant image.
-
-    Raises
-    ------
-    ValueError
-        If the image is not 3D or not finite, or a length is not positive.
-
-    Notes
-    -----
-    Otsu 1979, doi:10.1109/TSMC.1979.4310076.
+    Arguments and errors are those of `voronoi_otsu`; the light smoothing before has a Gaussian of
+    `OUTLINE_SIGMA` times the radius. Returns bool (z, y, x); all False for a constant image.
     """
     sigma = _sigma_voxels(image, voxel_size_um, cell_radius_um, OUTLINE_SIGMA)
     smooth = ndimage.gaussian_filter(image.astype(np.float32), sigma)
@@ -54,10 +33,7 @@ def otsu_foreground(
 
 
 def voronoi_otsu(
-    image: np.ndarray,
-    *,
-    voxel_size_um: tuple[float, float, float],
-    cell_radius_um: float,
+    image: np.ndarray, *, voxel_size_um: tuple[float, float, float], cell_radius_um: float
 ) -> np.ndarray:
     """Label cells: Otsu's foreground divided among the local maxima of the smoothed image.
 
@@ -122,13 +98,11 @@ def _divide(mask, seeds, spacing) -> np.ndarray:
 
 def _sigma_voxels(image, voxel_size_um, cell_radius_um, fraction) -> np.ndarray:
     """Return a Gaussian's sigma in voxels (3,), or raise ValueError for unusable arguments."""
-    spacing = np.asarray(voxel_size_um, dtype=np.float64)
+    spacing = np.array(check_voxel_size(voxel_size_um))
     if image.ndim != 3:
         raise ValueError(f"image of shape {image.shape} is not a volume (z, y, x)")
     if not np.all(np.isfinite(image)):
         raise ValueError("the image has values that are not finite; replace them first")
-    if spacing.shape != (3,) or not np.all(np.isfinite(spacing)) or np.any(spacing <= 0):
-        raise ValueError(f"voxel_size_um {voxel_size_um} is not three positive lengths (z, y, x)")
     if not (np.isfinite(cell_radius_um) and cell_radius_um > 0):
         raise ValueError(f"cell_radius_um {cell_radius_um} is not a positive length")
     return fraction * cell_radius_um / spacing

@@ -1,16 +1,21 @@
 """A model with its settings and history on disk, and CellSeg3D's own weights.
 
 A run folder holds full states (to go on training) and ``weights.safetensors`` (to segment).
-Files appear under their names only when they are whole.
+Files appear under their names only when they are whole. CellSeg3D's published weights are fetched
+once; no hash of them is published, so the one received is recorded and checked at every use.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import sys
+import tempfile
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +25,19 @@ from safetensors.torch import save_file
 
 from wnet_nb import config
 from wnet_nb.config import Settings
+from wnet_nb.fetch import FetchError, Progress, download, unpack
 from wnet_nb.model import WNet3D
+from wnet_nb.saving import sha256
 
 WEIGHTS = "weights.safetensors"
 STATES = "checkpoints"
 FORMAT = "wnet_nb 1"
 STATES_KEPT = 2
+
+PUBLISHED = "published"
+PUBLISHED_URL = "https://huggingface.co/C-Achard/cellseg3d/resolve/main/wnet_latest.tar.gz"
+PUBLISHED_FILE = "wnet_latest.pth"
+LARGEST_BYTES = 2**30  # of the archive, and of everything in it; the network has a tenth of it
 
 
 class CheckpointError(ValueError):
@@ -34,23 +46,12 @@ class CheckpointError(ValueError):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model in evaluation mode with all that is needed to use it.
-
-    Attributes
-    ----------
-    model : WNet3D
-    settings : Settings
-        As trained; `normalisation` is the one the model expects.
-    history : list of dict
-        One row per epoch, as in ``history.csv``; empty for foreign weights.
-    source : Path
-        The file the weights came from.
-    """
+    """A model in evaluation mode with all that is needed to use it."""
 
     model: WNet3D
-    settings: Settings
-    history: list[dict[str, Any]] = field(default_factory=list)
-    source: Path = Path()
+    settings: Settings  # as trained; `normalisation` is the one the model expects
+    history: list[dict[str, Any]] = field(default_factory=list)  # rows of history.csv, if ours
+    source: Path = Path()  # the file the weights came from
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
@@ -128,16 +129,9 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
 
 
 def save_state(run: Path, state: dict[str, Any], *, best: bool) -> None:
-    """Write a full training state; the last two and the best one are kept.
+    """Write a full training state to a run folder; the last two and the best one are kept.
 
-    Parameters
-    ----------
-    run : Path
-        Run folder.
-    state : dict
-        Tensors, numbers, strings, and dicts and lists of these; ``step`` names the file.
-    best : bool
-        Whether it is the best so far.
+    `state` holds tensors, numbers, strings, and dicts and lists of these; ``step`` names the file.
     """
     folder = run / STATES
     folder.mkdir(parents=True, exist_ok=True)
@@ -156,18 +150,14 @@ def load_newest_state(run: Path) -> dict[str, Any] | None:
     CheckpointError
         If there are states but none can be read: to start anew is for the user to decide.
     """
-    damage = None
-    for path in sorted((run / STATES).glob("step-*.pt"), reverse=True):
-        try:
+    states = sorted((run / STATES).glob("step-*.pt"), reverse=True)
+    for path in states:
+        with contextlib.suppress(CheckpointError):
             return _read_tensors(path)
-        except CheckpointError as error:
-            damage = damage or error
-    if damage:
-        raise damage
-    return None
+    return _read_tensors(states[0]) if states else None
 
 
-def _read_tensors(path: Path) -> dict[str, Any]:
+def _read_tensors(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         with warnings.catch_warnings(action="ignore"):  # of pickles that are refused anyway
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -188,8 +178,7 @@ def load_cellseg3d_weights(path: str | os.PathLike[str]) -> WNet3D:
     CheckpointError
         If the file is missing, damaged, holds anything but tensors, or does not fit.
     """
-    path = Path(path)
-    if not path.exists():
+    if not os.path.exists(path):
         raise CheckpointError(f"there is no weights file '{path}'; check the path")
     tensors = _read_tensors(path)
     first, last = "encoder.in_b.module.0.weight", "encoder.out_b.module.8.weight"
@@ -202,23 +191,16 @@ def load_cellseg3d_weights(path: str | os.PathLike[str]) -> WNet3D:
         model = WNet3D(classes, base_channels=channels)
     except ValueError as error:
         raise CheckpointError(f"'{path}' does not fit a WNet3D: {error}") from None
-    load_tensors(model, tensors, path)
+    load_tensors(model, tensors, Path(path))
     return model.eval()
 
 
 def save_cellseg3d_weights(path: str | os.PathLike[str], model: WNet3D) -> None:
-    """Write a ``.pth`` file that the CellSeg3D plugin can load.
-
-    Raises
-    ------
-    CheckpointError
-        If `path` exists.
-    """
-    path = Path(path)
-    if path.exists():
+    """Write a ``.pth`` that the CellSeg3D plugin can load; CheckpointError if `path` exists."""
+    if os.path.exists(path):
         raise CheckpointError(f"'{path}' exists and is not overwritten; choose another name")
     tensors = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
-    write_whole(path, lambda temporary: torch.save(tensors, temporary))
+    write_whole(Path(path), lambda temporary: torch.save(tensors, temporary))
 
 
 def load_tensors(model: WNet3D, tensors: dict[str, torch.Tensor], path: Path) -> None:
@@ -240,10 +222,80 @@ def load_tensors(model: WNet3D, tensors: dict[str, torch.Tensor], path: Path) ->
 def load_start_weights(model: WNet3D, path: str | os.PathLike[str]) -> None:
     """Copy the weights at `path` (run folder, ``.safetensors``, ``.pth``) into `model`.
 
-    Raises
-    ------
-    CheckpointError
-        If they cannot be read or belong to a network of another size.
+    CheckpointError is raised if they cannot be read or belong to a network of another size.
     """
     found = load_checkpoint(path)
     load_tensors(model, dict(found.model.state_dict()), found.source)
+
+
+def cache_folder() -> Path:
+    """Return where this computer keeps what programs have downloaded, in a folder of ours."""
+    home = Path.home()
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA", home / "AppData" / "Local"))
+    elif sys.platform == "darwin":
+        base = home / "Library" / "Caches"
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache")
+    return base / "wnet_nb"
+
+
+def fetch_published(
+    *, url: str = PUBLISHED_URL, folder: Path | None = None, progress: Progress | None = None
+) -> Path:
+    """Return the published weights, downloaded if they are not in the cache yet.
+
+    Parameters
+    ----------
+    url : str
+        Address (http or https) of a ``.tar.gz`` that holds ``wnet_latest.pth``, which is returned.
+    folder : Path, optional
+        Where to keep them; `cache_folder` if not given.
+    progress : callable, optional
+        Called with (bytes received, bytes in all or 0 if unknown).
+
+    Raises
+    ------
+    CheckpointError
+        If the download fails, is no such archive, or holds anything but such weights; says why.
+    """
+    folder = Path(folder) if folder else cache_folder()
+    path, record = folder / PUBLISHED_FILE, folder / f"{PUBLISHED_FILE}.json"
+    if path.exists() and record.exists():
+        known = json.loads(record.read_text(encoding="utf-8"))
+        if known.get("sha256") == sha256(path):
+            return path
+        raise CheckpointError(
+            f"'{path}' has changed since it was received; remove it and try again"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as scratch:
+        archive = Path(scratch) / "archive.tar.gz"
+        try:
+            weights = _receive(url, archive, progress)
+            load_cellseg3d_weights(weights)
+        except (FetchError, CheckpointError) as error:
+            raise CheckpointError(
+                f"no usable weights came from {url}: {error} (you can also download the file with "
+                "a browser, unpack it, and give the .pth file)"
+            ) from None
+        facts = {
+            "url": url,
+            "sha256": sha256(weights),
+            "archive_sha256": sha256(archive),
+            "received": datetime.now().astimezone().isoformat(timespec="seconds"),
+        }
+        weights.replace(path)
+    text = json.dumps(facts, indent=2)
+    write_whole(record, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    return path
+
+
+def _receive(url: str, archive: Path, progress: Progress | None) -> Path:
+    download(url, archive, kinds=("gzip",), largest_bytes=LARGEST_BYTES, progress=progress)
+    found = unpack(
+        archive, archive.parent / "content", only=PUBLISHED_FILE, largest_bytes=LARGEST_BYTES
+    )
+    if len(found) != 1:
+        raise FetchError(f"the archive holds no {PUBLISHED_FILE}, or more than one")
+    return found[0]

@@ -10,7 +10,7 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -33,49 +33,42 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True)
 class Option:
-    """What there is to know about one option, apart from its default and type.
+    """What there is to know about one option, apart from its name, default and type."""
 
-    Attributes
-    ----------
-    group : str
-        Key of `GROUPS`.
-    help : str
-        One line that says what the option is.
-    raise_when, lower_when : str
-        When to raise it and when to lower it (for a choice: when to take the other).
-    unit : str
-        Unit of the number, empty if it has none.
-    minimum, maximum : float
-        Limits, both included.
-    choices : tuple of str
-        Allowed words; empty for numbers.
-    kind : type
-        int, float, bool or str; items of this type where `length` is set.
-    length : int
-        0 for a single value, else the number of items (-1: any number from one up).
-    multiple_of : int
-        If not 0, the value must be a multiple of this.
-    optional : bool
-        Whether None ("not set") is allowed; written `none` on the command line.
+    group: str  # key of `GROUPS`
+    unit: str  # of the number, empty if it has none
+    minimum: float  # limits, both included
+    maximum: float
+    help: str  # one line that says what the option is
+    raise_when: str  # when to raise it; for a choice, when to take the other
+    lower_when: str
+    optional: bool  # whether None ("not set") is allowed; written `none` on the command line
+    kind: type  # int, float, bool or str; of the items where `length` is set
+    choices: tuple[str, ...] = ()  # allowed words; empty for numbers
+    length: int = 0  # of the value, 0 for a single one, -1 for any from one up
+    multiple_of: int = 0  # if not 0, the value must be a multiple of this
+
+
+def _option(
+    default: Any,
+    group: str,
+    unit: str = "",
+    limits: tuple[float, float] = (-math.inf, math.inf),
+    kind: type = float,
+    **facts: Any,
+) -> Callable[..., Any]:
+    """Take the facts of an option, then its texts: ``_option(...)(help, raise_when, lower_when)``.
+
+    An option may be unset if that is its default; `kind` is the type of any other default.
     """
 
-    group: str
-    help: str
-    raise_when: str = ""
-    lower_when: str = ""
-    unit: str = ""
-    minimum: float = -math.inf
-    maximum: float = math.inf
-    choices: tuple[str, ...] = ()
-    kind: type = float
-    length: int = 0
-    multiple_of: int = 0
-    optional: bool = False
+    def explain(help: str, *, raise_when: str, lower_when: str) -> Any:
+        type_ = kind if default is None else type(default)
+        texts = (help, raise_when, lower_when)
+        option = Option(group, unit, *limits, *texts, default is None, type_, **facts)
+        return field(default=default, metadata={"option": option})
 
-
-def _option(default: Any, group: str, help: str, **facts: Any) -> Any:
-    facts.setdefault("kind", type(default))
-    return field(default=default, metadata={"option": Option(group, help, **facts)})
+    return explain
 
 
 @dataclass(frozen=True)
@@ -95,330 +88,186 @@ class Settings:
     3
     """
 
-    n_classes: int = _option(
-        2,
-        "model",
+    n_classes: int = _option(2, "model", limits=(2, 16))(
         "Number of classes the network sorts voxels into.",
-        minimum=2,
-        maximum=16,
         raise_when="cells of clearly different brightness share a class, or halos join the cells",
         lower_when="two classes show the same thing",
     )
-    base_channels: int = _option(
-        64,
-        "model",
+    base_channels: int = _option(64, "model", limits=(4, 128), multiple_of=4)(
         "Channels of the first stage; the deeper ones have 2, 4 and 8 times as many.",
-        minimum=4,
-        maximum=128,
-        multiple_of=4,
         raise_when="the classes stay blurred and you have a GPU",
         lower_when="training is too slow or the memory runs out",
     )
-    dropout: float = _option(
-        0.65,
-        "model",
+    dropout: float = _option(0.65, "model", limits=(0.0, 0.95))(
         "Share of activations switched off at random in training.",
-        minimum=0.0,
-        maximum=0.95,
         raise_when="you train for long on few or small volumes",
         lower_when="the network is small or the training short",
     )
-    intensity_sigma: float = _option(
-        1.0,
-        "ncut",
+    intensity_sigma: float = _option(1.0, "ncut", "of 0-100", limits=(0.01, 10_000.0))(
         "How different two brightnesses may be and still count as alike.",
-        unit="of 0-100",
-        minimum=0.01,
-        maximum=10_000.0,
         raise_when="the image is noisy and cells come out with holes",
         lower_when="dim surroundings are taken into the cells",
     )
-    spatial_sigma: float = _option(
-        4.0,
-        "ncut",
+    spatial_sigma: float = _option(4.0, "ncut", "voxels", limits=(0.1, 100.0))(
         "How far apart two voxels may be and still belong together.",
-        unit="voxels",
-        minimum=0.1,
-        maximum=100.0,
         raise_when="cells come out in pieces",
         lower_when="small or thin cells vanish",
     )
-    radius: int = _option(
-        2,
-        "ncut",
+    radius: int = _option(2, "ncut", "voxels", limits=(1, 30))(
         "Distance up to which voxels are compared.",
-        unit="voxels",
-        minimum=1,
-        maximum=30,
         raise_when="cells are large, more than about 10 voxels across",
         lower_when="small or thin cells vanish",
     )
-    affinity: str = _option(
-        "class_mean",
-        "ncut",
+    affinity: str = _option("class_mean", "ncut", choices=("class_mean", "pairwise"))(
         "class_mean compares a voxel with the mean of its class, as CellSeg3D does; pairwise "
         "compares voxels with each other, as in the paper.",
-        choices=("class_mean", "pairwise"),
         raise_when="take pairwise for images of large regions or fidelity to the paper",
         lower_when="keep class_mean for small objects: the exact cut tends to split a volume of "
         "nuclei into two halves",
     )
-    ncut_weight: float = _option(
-        0.5,
-        "weights",
+    ncut_weight: float = _option(0.5, "weights", limits=(0.0, 100.0))(
         "Weight of the soft N-cut in the total loss.",
-        minimum=0.0,
-        maximum=100.0,
         raise_when="the classes look like a copy of the image, with no clear regions",
         lower_when="the classes collapse into one",
     )
-    reconstruction_weight: float = _option(
-        5e-3,
-        "weights",
+    reconstruction_weight: float = _option(5e-3, "weights", limits=(0.0, 100.0))(
         "Weight of the reconstruction in the total loss.",
-        minimum=0.0,
-        maximum=100.0,
         raise_when="the reconstruction does not resemble the image, or all voxels get one class",
         lower_when="the classes follow noise or texture",
     )
-    reconstruction_loss: str = _option(
-        "MSE",
-        "weights",
+    reconstruction_loss: str = _option("MSE", "weights", choices=("MSE", "BCE"))(
         "How image and reconstruction are compared.",
-        choices=("MSE", "BCE"),
         raise_when="take BCE, with a weight near 0.5, if very bright spots rule the MSE",
         lower_when="keep MSE otherwise",
     )
-    epochs: int = _option(
-        50,
-        "training",
+    epochs: int = _option(50, "training", limits=(1, 100_000))(
         "How often training goes through its patches.",
-        minimum=1,
-        maximum=100_000,
         raise_when="the losses still fall at the end",
         lower_when="the losses have been flat for long",
     )
-    batch_size: int = _option(
-        4,
-        "training",
+    batch_size: int = _option(4, "training", "patches", limits=(1, 256))(
         "Patches per training step.",
-        unit="patches",
-        minimum=1,
-        maximum=256,
         raise_when="the losses jump about and memory is free",
         lower_when="memory runs out",
     )
-    learning_rate: float = _option(
-        2e-5,
-        "training",
+    learning_rate: float = _option(2e-5, "training", limits=(1e-8, 1.0))(
         "Size of a training step.",
-        minimum=1e-8,
-        maximum=1.0,
         raise_when="the losses fall very slowly; small networks take 1e-3",
         lower_when="the losses jump, or you start from trained weights (then 10 times lower)",
     )
-    weight_decay: float = _option(
-        0.01,
-        "training",
+    weight_decay: float = _option(0.01, "training", limits=(0.0, 1.0))(
         "Pull of the network's weights towards zero.",
-        minimum=0.0,
-        maximum=1.0,
         raise_when="training on a single small volume for very long",
         lower_when="the losses stop falling early",
     )
-    gradient_clipping: float = _option(
-        0.0,
-        "training",
+    gradient_clipping: float = _option(0.0, "training", limits=(0.0, 1e6))(
         "Largest norm of the gradient; 0 switches it off.",
-        minimum=0.0,
-        maximum=1e6,
         raise_when="the loss jumps up now and then: try 1",
         lower_when="training is steady: leave it off",
     )
     precision: str = _option(
-        "auto",
-        "training",
+        "auto", "training", choices=("auto", "float32", "bfloat16", "float16")
+    )(
         "Number format of the computation; auto takes the fast safe one for the device.",
-        choices=("auto", "float32", "bfloat16", "float16"),
         raise_when="take float32 if a loss becomes not-a-number",
         lower_when="take bfloat16 on a recent processor to halve time and memory",
     )
-    seed: int = _option(
-        0,
-        "training",
+    seed: int = _option(0, "training", limits=(0, 2**31 - 1))(
         "Start of the random numbers: same seed, same result.",
-        minimum=0,
-        maximum=2**31 - 1,
         raise_when="you repeat an earlier run, or want to see how much depends on chance",
         lower_when="neither matters to you",
     )
-    validation_interval: int = _option(
-        1,
-        "training",
+    validation_interval: int = _option(1, "training", "epochs", limits=(1, 10_000))(
         "Epochs from one check against labelled volumes to the next, where there are any.",
-        unit="epochs",
-        minimum=1,
-        maximum=10_000,
         raise_when="the check takes a large share of the time",
         lower_when="you want a finer curve",
     )
-    start_from: str | None = _option(
-        None,
-        "training",
+    start_from: str | None = _option(None, "training", kind=str)(
         "Weights to start from: a run folder, a .safetensors or a CellSeg3D .pth file.",
-        kind=str,
-        optional=True,
         raise_when="a trained network for similar images exists",
         lower_when="the images differ much from those it was trained on",
     )
     patch_size: int | tuple[int, int, int] = _option(
-        64,
-        "data",
+        64, "data", "voxels", limits=(8, 512), multiple_of=8, length=3
+    )(
         "Edge of the cubes cut from the volumes for training, or its z,y,x edges.",
-        unit="voxels",
-        minimum=8,
-        maximum=512,
-        multiple_of=8,
-        length=3,
-        kind=int,
         raise_when="a patch holds fewer than about five cells",
         lower_when="memory runs out, or the volumes are thin",
     )
-    patches_per_volume: int = _option(
-        20,
-        "data",
+    patches_per_volume: int = _option(20, "data", "patches", limits=(1, 100_000))(
         "Patches cut from each volume in one epoch.",
-        unit="patches",
-        minimum=1,
-        maximum=100_000,
         raise_when="the volumes are large or varied",
         lower_when="there are many volumes",
     )
-    augmentation: bool = _option(
-        True,
-        "data",
+    augmentation: bool = _option(True, "data")(
         "Flip patches in every axis and turn them by 90 degrees in YX.",
         raise_when="there are few volumes, as usual",
         lower_when="the direction of structures matters",
     )
     normalisation: str = _option(
-        "percentile",
-        "data",
-        "How brightness is mapped to 0-100: percentile is robust, minmax as published, square_root "
-        "brings dim and bright cells together.",
-        choices=("percentile", "minmax", "square_root"),
-        raise_when="take square_root if cells differ much in brightness, minmax to use CellSeg3D's "
-        "published weights",
+        "percentile", "data", choices=("percentile", "minmax", "square_root")
+    )(
+        "How brightness is mapped to 0-100: percentile is robust, minmax as published, "
+        "square_root brings dim and bright cells together.",
+        raise_when="take square_root if cells differ much in brightness, minmax to use "
+        "CellSeg3D's published weights",
         lower_when="keep percentile otherwise: single hot pixels do not matter to it",
     )
-    match_cell_size: bool = _option(
-        False,
-        "data",
+    match_cell_size: bool = _option(False, "data")(
         "Average voxels until a cell is about 4 voxels in radius: less noise, faster.",
         raise_when="cells are larger than about 6 voxels in radius",
         lower_when="you want the network to see every voxel, as published",
     )
-    subtract_background: bool = _option(
-        False,
-        "data",
+    subtract_background: bool = _option(False, "data")(
         "Take away what is wider than about two cells before the network looks.",
         raise_when="the background is uneven, striped or brighter than dim cells",
         lower_when="the cells fill wide areas without gaps",
     )
-    channel: int | None = _option(
-        None,
-        "data",
+    channel: int | None = _option(None, "data", limits=(0, 1000), kind=int)(
         "Which channel to read, from 0, where a file has several.",
-        kind=int,
-        minimum=0,
-        maximum=1000,
-        optional=True,
         raise_when="the nuclei are in another channel",
         lower_when="the file has one channel: leave it unset",
     )
-    time: int | None = _option(
-        None,
-        "data",
+    time: int | None = _option(None, "data", limits=(0, 1_000_000), kind=int)(
         "Which time point to read, from 0, where a file has several.",
-        kind=int,
-        minimum=0,
-        maximum=1_000_000,
-        optional=True,
         raise_when="another time point shows more cells",
         lower_when="the file has one time point: leave it unset",
     )
     voxel_size_um: tuple[float, float, float] | None = _option(
-        None,
-        "data",
+        None, "data", "µm", limits=(1e-4, 1e4), length=3
+    )(
         "Voxel size z,y,x; taken from the file if not set.",
-        unit="µm",
-        kind=float,
-        length=3,
-        minimum=1e-4,
-        maximum=1e4,
-        optional=True,
         raise_when="the file has no voxel size of its own, or a wrong one",
         lower_when="the file has the right one: leave it unset",
     )
-    cell_radius_um: float | None = _option(
-        None,
-        "cells",
+    cell_radius_um: float | None = _option(None, "cells", "µm", limits=(0.01, 1000.0))(
         "Typical radius of a cell; estimated from the image if not set.",
-        unit="µm",
-        kind=float,
-        minimum=0.01,
-        maximum=1000.0,
-        optional=True,
         raise_when="cells come out in pieces",
         lower_when="neighbouring cells come out as one",
     )
     foreground_classes: tuple[int, ...] | None = _option(
-        None,
-        "cells",
+        None, "cells", limits=(0, 15), kind=int, length=-1
+    )(
         "The classes that are cells, from 0; found from the image if not set.",
-        kind=int,
-        length=-1,
-        minimum=0,
-        maximum=15,
-        optional=True,
         raise_when="the wrong class was taken: name the right one",
         lower_when="the choice is right: leave it unset",
     )
-    boundary: float | None = _option(
-        None,
-        "cells",
+    boundary: float | None = _option(None, "cells", limits=(0.05, 0.95))(
         "Where a cell ends between its surroundings (0) and its core (1); found if not set.",
-        kind=float,
-        minimum=0.05,
-        maximum=0.95,
-        optional=True,
         raise_when="cells come out too fat",
         lower_when="cells come out too thin",
     )
-    minimum_size: float = _option(
-        0.1,
-        "cells",
+    minimum_size: float = _option(0.1, "cells", "of a cell", limits=(0.0, 1.0))(
         "Smallest object kept, as a share of the typical cell's volume.",
-        unit="of a cell",
-        minimum=0.0,
-        maximum=1.0,
         raise_when="specks are counted as cells",
         lower_when="small cells are missing",
     )
-    tile_size: int = _option(
-        96,
-        "cells",
+    tile_size: int = _option(96, "cells", "voxels", limits=(16, 512), multiple_of=8)(
         "Edge of the blocks in which a volume is segmented.",
-        unit="voxels",
-        minimum=16,
-        maximum=512,
-        multiple_of=8,
         raise_when="memory is free",
         lower_when="memory runs out",
     )
-    flips: bool = _option(
-        False,
-        "cells",
+    flips: bool = _option(False, "cells")(
         "Average over mirrored copies of each block: smoother, eight times slower.",
         raise_when="class maps are rough",
         lower_when="time matters",
@@ -497,21 +346,15 @@ def check_value(name: str, value: Any) -> Any:
         if option.optional:
             return None
         raise ConfigError(f"{name} needs a value")
-    if option.length and isinstance(value, list | tuple):
-        if option.length > 0 and len(value) != option.length:
-            raise ConfigError(f"{name}={value!r} must have {option.length} values: z,y,x")
-        if not value:
-            raise ConfigError(f"{name} needs at least one value")
-        return tuple(_check_item(name, option, item) for item in value)
-    if option.length == -1:
-        return (_check_item(name, option, value),)
-    if option.length and not _takes_single(name):
+    several = isinstance(value, list | tuple)
+    if not option.length or (not several and isinstance(DEFAULTS[name], int)):
+        return _check_item(name, option, value)  # a single value, which may stand for z, y and x
+    items = value if several else [value]
+    if option.length > 0 and len(items) != option.length:
         raise ConfigError(f"{name}={value!r} must have {option.length} values: z,y,x")
-    return _check_item(name, option, value)
-
-
-def _takes_single(name: str) -> bool:
-    return isinstance(DEFAULTS[name], int)
+    if not items:
+        raise ConfigError(f"{name} needs at least one value")
+    return tuple(_check_item(name, option, item) for item in items)
 
 
 def _check_item(name: str, option: Option, value: Any) -> Any:
@@ -548,10 +391,9 @@ def _is_number(value: Any) -> bool:
 
 def from_mapping(changes: Mapping[str, Any], *, base: Settings | None = None) -> Settings:
     """Return settings with `changes` applied to `base` (the defaults if None)."""
-    for name in changes:
-        check_value(name, changes[name])
-    current = {} if base is None else {f.name: getattr(base, f.name) for f in fields(Settings)}
-    return Settings(**{**current, **changes})
+    for name, value in changes.items():
+        check_value(name, value)
+    return dataclasses.replace(base or Settings(), **changes)
 
 
 def preset(name: str = "published", **changes: Any) -> Settings:

@@ -27,19 +27,11 @@ class DataError(ValueError):
 
 @dataclass(frozen=True)
 class Normalisation:
-    """Map of brightness from `low`-`high` to 0-100, clipped; linear but for ``square_root``.
+    """Map of brightness from `low`-`high` to 0-100, clipped; linear but for ``square_root``."""
 
-    Attributes
-    ----------
-    method : str
-        ``percentile``, ``minmax`` or ``square_root``.
-    low, high : float
-        Brightness that becomes 0 and 100, in the units of the image.
-    """
-
-    method: str
-    low: float
-    high: float
+    method: str  # percentile, minmax or square_root
+    low: float  # brightness that becomes 0, in the units of the image
+    high: float  # brightness that becomes 100
 
     def apply(self, array: np.ndarray) -> np.ndarray:
         """Return `array` (any shape, real dtype) as float32 in 0-100; all 0 if low = high."""
@@ -97,9 +89,7 @@ def fit_normalisation(
             )
         low, high = min(low, lowest), max(high, highest)
     if method in ("percentile", "square_root"):
-        step = max(1, round((array.size / SAMPLE_VOXELS) ** (1 / 3)))
-        sample = array[::step, ::step, ::step].astype(np.float64)
-        robust = np.percentile(sample, PERCENTILES)
+        robust = np.percentile(thin_out(array, SAMPLE_VOXELS).astype(np.float64), PERCENTILES)
         if robust[1] > robust[0]:
             low, high = float(robust[0]), float(robust[1])
     elif method != "minmax":
@@ -114,6 +104,12 @@ def normalise(array: np.ndarray, method: str = "percentile") -> np.ndarray:
     return fit_normalisation(array, method).apply(array)
 
 
+def thin_out(array: np.ndarray, voxels: int) -> np.ndarray:
+    """Return every n-th voxel of `array` (Z, Y, X) along each axis, about `voxels` at most."""
+    step = max(1, round((array.size / voxels) ** (1 / 3)))
+    return array[::step, ::step, ::step]
+
+
 def pad_to(array: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     """Return `array` (Z, Y, X) enlarged to at least `shape` by reflection at its far ends."""
     missing = [max(0, want - have) for want, have in zip(shape, array.shape, strict=True)]
@@ -125,19 +121,9 @@ def pad_to(array: np.ndarray, shape: Sequence[int]) -> np.ndarray:
 def fit_patch_shape(
     patch_shape: Sequence[int], shapes: Sequence[Sequence[int]]
 ) -> tuple[int, int, int]:
-    """Return the patch edges, cut down where no volume is that large.
+    """Return the patch edges (z, y, x), multiples of 8, cut down where no volume is that large.
 
-    Parameters
-    ----------
-    patch_shape : sequence of int
-        Wanted edges (z, y, x) in voxels, multiples of 8.
-    shapes : sequence of shapes
-        (Z, Y, X) of every volume.
-
-    Returns
-    -------
-    tuple of int
-        Multiples of 8; each at most the largest volume's edge, rounded up to a multiple of 8.
+    Each is at most the largest edge in `shapes`, (Z, Y, X) of every volume, rounded up to 8.
     """
     largest = np.max(shapes, axis=0)
     rounded = -(-largest // DEPTH_FACTOR) * DEPTH_FACTOR
@@ -213,8 +199,7 @@ def bright_threshold(array: np.ndarray, normalisation: Normalisation) -> float:
     """Return Otsu's threshold of the normalised volume, from a sample of its voxels."""
     from skimage.filters import threshold_otsu  # slow to import, and only needed here
 
-    step = max(1, round((array.size / 1_000_000) ** (1 / 3)))
-    sample = normalisation.apply(array[::step, ::step, ::step])
+    sample = normalisation.apply(thin_out(array, 1_000_000))
     return float(threshold_otsu(sample)) if np.ptp(sample) > 0 else 0.0
 
 

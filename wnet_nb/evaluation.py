@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,36 +23,21 @@ ENDINGS = r"(\.ome)?\.(tiff?|csv)$"
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores of one volume.
-
-    Attributes
-    ----------
-    name : str
-    prediction, truth : Path
-    dice : float or None
-        Of the foregrounds; None for point truth.
-    scores : InstanceScores or DetectionScores
-    baseline : same type or None
-        Of the ``baseline_labels.tif`` beside the prediction, where there is one.
-    """
+    """Scores of one volume."""
 
     name: str
     prediction: Path
     truth: Path
-    dice: float | None
+    dice: float | None  # of the foregrounds; None for point truth
     scores: InstanceScores | DetectionScores
+    # Of the baseline_labels.tif beside the prediction, where there is one; of the same type.
     baseline: InstanceScores | DetectionScores | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything as JSON values."""
-        return {
-            "name": self.name,
-            "prediction": str(self.prediction),
-            "truth": str(self.truth),
-            "dice": self.dice,
-            "scores": self.scores.as_dict(),
-            "baseline": self.baseline.as_dict() if self.baseline else None,
-        }
+        paths = {"prediction": str(self.prediction), "truth": str(self.truth)}
+        baseline = self.baseline.as_dict() if self.baseline else None
+        return vars(self) | paths | {"scores": self.scores.as_dict(), "baseline": baseline}
 
 
 def evaluate(
@@ -160,37 +146,25 @@ def _some(names: dict[str, Path]) -> str:
 
 def _evaluate_pair(name, prediction: Path, truth: Path, radius_um, voxel_size_um) -> Evaluation:
     labels = read_labels(prediction, voxel_size_um)
+    arrays = [labels.array, None]
     beside = prediction.with_name(BASELINE)
-    classical = None
     if prediction.name == LABELS and beside.exists():
-        classical = read_labels(beside).array
+        arrays[1] = read_labels(beside).array
     if truth.suffix.lower() == ".csv":
-        return _evaluate_points(name, prediction, truth, labels, classical, radius_um)
-    true = read_labels(truth).array
-    if true.shape != labels.shape:
-        raise io.VolumeError(
-            f"'{prediction}' is {labels.shape} voxels and '{truth}' {true.shape}; give two label "
-            "images of the same volume"
-        )
-    return Evaluation(
-        name,
-        prediction,
-        truth,
-        float(dice(labels.array, true)),
-        match_instances(labels.array, true),
-        None if classical is None else match_instances(classical, true),
-    )
-
-
-def _evaluate_points(name, prediction, truth, labels, classical, radius_um) -> Evaluation:
-    points, size = io.read_points(truth), labels.voxel_size_um
-    radius = radius_um or typical_radius_um(labels.array, size)
-    if radius <= 0:
-        raise io.VolumeError(
-            f"'{prediction}' holds no cells to take a radius from; give the radius"
-        )
-    scores = [
-        None if array is None else match_points(array, points, radius_um=radius, voxel_size_um=size)
-        for array in (labels.array, classical)
-    ]
-    return Evaluation(name, prediction, truth, None, *scores)
+        points, size, overlap = io.read_points(truth), labels.voxel_size_um, None
+        radius = radius_um or typical_radius_um(labels.array, size)
+        if radius <= 0:
+            raise io.VolumeError(
+                f"'{prediction}' holds no cells to take a radius from; give the radius"
+            )
+        score = partial(match_points, points=points, radius_um=radius, voxel_size_um=size)
+    else:
+        true = read_labels(truth).array
+        if true.shape != labels.shape:
+            raise io.VolumeError(
+                f"'{prediction}' is {labels.shape} voxels and '{truth}' {true.shape}; give two "
+                "label images of the same volume"
+            )
+        overlap, score = float(dice(labels.array, true)), partial(match_instances, truth=true)
+    scores = [None if array is None else score(array) for array in arrays]
+    return Evaluation(name, prediction, truth, overlap, *scores)

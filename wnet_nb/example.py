@@ -10,6 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
+from wnet_nb.metadata import check_voxel_size
+
 # Camera: grey levels at no light, grey levels per photon, and read noise in grey levels (standard
 # deviation): the order of magnitude of an sCMOS camera.
 _CAMERA_OFFSET = 100.0
@@ -106,8 +108,7 @@ def _check(shape, voxel_size_um, cell_radius_um, n_cells, touching_fraction, blu
     """Raise ValueError for arguments of `make_example` that make no volume."""
     if len(shape) != 3 or min(shape) < 1:
         raise ValueError(f"shape {shape} is not three positive sizes (z, y, x)")
-    if len(voxel_size_um) != 3 or min(voxel_size_um) <= 0:
-        raise ValueError(f"voxel_size_um {voxel_size_um} is not three positive lengths (z, y, x)")
+    check_voxel_size(voxel_size_um)
     if cell_radius_um <= 0:
         raise ValueError(f"cell_radius_um {cell_radius_um} is not positive")
     if not 1 <= n_cells <= np.iinfo(np.uint16).max:

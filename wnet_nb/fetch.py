@@ -13,14 +13,13 @@ import shutil
 import stat
 import tarfile
 import tempfile
-import urllib.error
 import urllib.request
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path, PureWindowsPath
-from typing import IO, NamedTuple
+from typing import IO
 
 from wnet_nb.saving import new_file, sha256
 
@@ -33,6 +32,7 @@ KINDS = {
     "gzip": (b"\x1f\x8b",),
     "tiff": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
 }
+DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError)
 DRIVE_HOSTS = r"https?://(drive|docs)\.google\.com/"
 
 Progress = Callable[[int, int], None]
@@ -43,13 +43,7 @@ class FetchError(ValueError):
 
 
 def kind_of(head: bytes) -> str:
-    """Return what the first bytes of a file say it is; nothing (an empty string) if unknown.
-
-    Examples
-    --------
-    >>> kind_of(b"II*..."), kind_of(b"<!DOCTYPE html>")
-    ('', 'web page')
-    """
+    """Return what the first bytes of a file say it is, a key of `KINDS`, tar, web page or ""."""
     for kind, beginnings in KINDS.items():
         if head.startswith(beginnings):
             return kind
@@ -64,7 +58,6 @@ def download(
     *,
     kinds: tuple[str, ...] = (),
     largest_bytes: int = LARGEST_BYTES,
-    expected_sha256: str | None = None,
     progress: Progress | None = None,
 ) -> Path:
     """Fetch a file from a web address, a shared Drive link or a Drive id.
@@ -73,14 +66,13 @@ def download(
     ----------
     source : str
         http or https address; Drive links go through gdown, as Drive asks questions in between.
+        With ``#sha256=`` and 64 hexadecimal digits at its end, the file must hash to them.
     target : Path
         The new file; it appears when it is whole.
     kinds : tuple of str
         What it may be, of `kind_of`; any but a web page if empty.
     largest_bytes : int
         More is refused.
-    expected_sha256 : str, optional
-        What the file must hash to.
     progress : callable, optional
         Called with (bytes received, bytes in all or 0 if unknown).
 
@@ -89,7 +81,7 @@ def download(
     FetchError
         If it cannot be had or is something else; nothing is kept then.
     """
-    source = source.strip()
+    source, _, expected = source.strip().partition("#sha256=")
     with new_file(target) as received:
         with received.open("wb") as out:
             sink = _Sink(out, source, kinds, largest_bytes, progress)
@@ -100,7 +92,7 @@ def download(
                 _from_web(source, sink)
         if not sink.received:
             raise FetchError(f"{source} sent an empty file; try again later")
-        if expected_sha256 and sha256(received) != expected_sha256.lower():
+        if expected and sha256(received) != expected.lower():
             raise FetchError(
                 f"what {source} sent is not the expected file (its SHA-256 is {sha256(received)}); "
                 "ask whoever gave you the address"
@@ -118,8 +110,18 @@ class _Sink:
 
     def write(self, chunk: bytes) -> int:
         """Take the next part; the first one shows what the file is."""
-        if not self.received and chunk:
-            self._check_kind(kind_of(chunk))
+        first = chunk and not self.received
+        kind = kind_of(chunk) if first else ""
+        if kind == "web page":
+            raise FetchError(
+                f"{self.source} sent a web page in place of the file: it may not be shared with "
+                "anyone who has the link, or too many people fetched it today; open it in a "
+                "browser, or try again tomorrow"
+            )
+        if first and self.kinds and kind not in self.kinds:
+            raise FetchError(
+                f"{self.source} sent something else than {' or '.join(self.kinds)}; check the link"
+            )
         self.received += len(chunk)
         if max(self.received, self.promised) > self.largest:
             raise FetchError(f"{self.source} sends more than {self.largest} bytes; it was not kept")
@@ -130,18 +132,6 @@ class _Sink:
 
     def flush(self) -> None:
         """Do nothing; gdown may ask for it."""
-
-    def _check_kind(self, kind: str) -> None:
-        if kind == "web page":
-            raise FetchError(
-                f"{self.source} sent a web page in place of the file: it may not be shared with "
-                "anyone who has the link, or too many people fetched it today; open it in a "
-                "browser, or try again tomorrow"
-            )
-        if self.kinds and kind not in self.kinds:
-            raise FetchError(
-                f"{self.source} sent something else than {' or '.join(self.kinds)}; check the link"
-            )
 
 
 def _drive_id(source: str) -> str | None:
@@ -165,12 +155,11 @@ def _from_drive(drive_id: str, source: str, sink: _Sink) -> None:
 
     refused = gdown.exceptions.FileURLRetrievalError
     refused = getattr(gdown.exceptions, "DownloadError", refused)  # 6.x has a wider one
+    done, reason = None, "gdown gave no reason"  # 5.x returns None where 6.x raises
     try:
         done = gdown.download(id=drive_id, output=sink, quiet=True, use_cookies=False)
     except (refused, OSError, KeyError) as error:
-        done, reason = None, _reason(error)
-    else:
-        reason = "gdown gave no reason"  # 5.x returns None where 6.x raises
+        reason = _reason(error)
     if done is None:
         raise FetchError(
             f"Drive does not give {source}: share it with anyone who has the link, or, if too many "
@@ -191,7 +180,7 @@ def _from_web(source: str, sink: _Sink) -> None:
             sink.promised = int(answer.headers.get("Content-Length") or 0)
             while chunk := answer.read(CHUNK):
                 sink.write(chunk)
-    except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
+    except (OSError, http.client.HTTPException) as error:  # URLError is an OSError
         reason = getattr(error, "reason", None) or error
         raise FetchError(
             f"{source} cannot be fetched ({reason}); check the address and the internet connection"
@@ -213,21 +202,13 @@ def unpack(
 ) -> list[Path]:
     """Unpack a zip, tar or tar.gz into a new folder: plain files only, all inside it.
 
-    Parameters
-    ----------
-    archive : Path
-        What kind it is, its content says and not its name.
-    folder : Path
-        New; it appears when everything is in it.
-    only : str, optional
-        Take files of this name and leave everything else aside.
-    largest_bytes, most_files : int
-        An archive that holds more is refused.
+    What kind the archive is, its content says and not its name. The folder appears when everything
+    is in it. With `only`, files of that name are taken and everything else is left aside.
 
     Raises
     ------
     FetchError
-        If the archive is damaged or hostile; nothing of it is kept.
+        If the archive is damaged, hostile or holds more than is allowed; nothing of it is kept.
     """
     if folder.exists():
         raise FetchError(f"'{folder}' exists; nothing is unpacked over it")
@@ -237,33 +218,29 @@ def unpack(
         inside = Path(scratch) / "content"
         inside.mkdir()
         try:
-            for member in _members(archive, largest_bytes):
-                path = PureWindowsPath(member.name)  # takes / and \ alike, and knows C:
-                size += member.size
+            for name, kind, member_size, open_member in _members(archive, largest_bytes):
+                path = PureWindowsPath(name)  # takes / and \ alike, and knows C:
+                size += member_size
                 if size > largest_bytes:
                     raise FetchError(f"{what} unpacks to more than {largest_bytes} bytes")
                 if "__MACOSX" in path.parts or (only and path.name != only):
                     continue
                 if path.drive or path.root or ".." in path.parts:
                     raise FetchError(f"{what} points outside itself; it was not unpacked")
-                if member.kind == "folder" and not only:
+                if kind == "folder" and not only:
                     continue
-                if member.kind != "file":
+                if kind != "file":
                     raise FetchError(f"'{path.name}' in {what} is not a plain file; not unpacked")
                 if len(names) >= most_files:
                     raise FetchError(f"{what} holds more than {most_files} files")
                 names.append(Path(*path.parts))
-                _write(member.open(), inside / names[-1])
+                target = inside / names[-1]
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with open_member() as content, target.open("xb") as out:
+                    shutil.copyfileobj(content, out, CHUNK)
         except FetchError:
             raise
-        except (
-            tarfile.TarError,
-            zipfile.BadZipFile,
-            zlib.error,
-            EOFError,
-            OSError,
-            ValueError,
-        ) as error:
+        except DAMAGE as error:
             raise FetchError(f"{what} is damaged ({_reason(error)}); fetch it again") from None
         except (RuntimeError, NotImplementedError):  # as zipfile says it
             raise FetchError(
@@ -273,14 +250,10 @@ def unpack(
     return [folder / name for name in names]
 
 
-class _Member(NamedTuple):
-    name: str
-    kind: str  # file, folder or other
-    size: int  # the readers below give no more than this
-    open: Callable[[], IO[bytes]]
-
-
-def _members(archive: Path, largest_bytes: int) -> Iterator[_Member]:
+def _members(
+    archive: Path, largest_bytes: int
+) -> Iterator[tuple[str, str, int, Callable[[], IO[bytes]]]]:
+    """Yield name, kind (file, folder or other), size, and what opens no more than that size."""
     with archive.open("rb") as file:
         kind = kind_of(file.read(512))
         file.seek(0)
@@ -290,24 +263,18 @@ def _members(archive: Path, largest_bytes: int) -> Iterator[_Member]:
                     form = stat.S_IFMT(info.external_attr >> 16)
                     kind = "file" if form in (0, stat.S_IFREG) else "other"
                     kind = "folder" if info.is_dir() else kind
-                    yield _Member(info.filename, kind, info.file_size, partial(packed.open, info))
+                    yield info.filename, kind, info.file_size, partial(packed.open, info)
         elif kind in ("gzip", "tar"):
             stream = _Limited(gzip.open(file) if kind == "gzip" else file, largest_bytes)
             with tarfile.open(fileobj=stream, mode="r|") as packed:
                 for info in packed:
                     plain = info.type in (tarfile.REGTYPE, tarfile.AREGTYPE)
                     kind = "file" if plain else "folder" if info.isdir() else "other"
-                    yield _Member(info.name, kind, info.size, partial(packed.extractfile, info))
+                    yield info.name, kind, info.size, partial(packed.extractfile, info)
             while stream.read(CHUNK):  # to the end, where gzip keeps its checksum
                 pass
         else:
             raise FetchError(f"'{archive.name}' is no zip, tar or tar.gz")
-
-
-def _write(content: IO[bytes], target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with content, target.open("xb") as out:
-        shutil.copyfileobj(content, out, CHUNK)
 
 
 class _Limited:

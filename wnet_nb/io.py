@@ -11,18 +11,17 @@ from pathlib import Path
 
 import numpy as np
 
-from wnet_nb import tiff
-from wnet_nb.axes import refuse_colours_and_complex, select_volume
-from wnet_nb.saving import new_file, read_points, sha256, write_table, write_volume
-from wnet_nb.tiff import VolumeError
-from wnet_nb.voxel_size import (
+from wnet_nb.metadata import (
     Sizes,
     VoxelSize,
     check_voxel_size,
     format_um,
+    select_volume,
     settle_voxel_size,
     stated_voxel_size,
 )
+from wnet_nb.saving import new_file, read_points, sha256, write_table, write_volume
+from wnet_nb.tiff import VolumeError, load_planes, open_image
 
 __all__ = [
     "FoundVolumes",
@@ -42,28 +41,17 @@ __all__ = [
 
 @dataclass(frozen=True, eq=False)
 class Volume:
-    """A 3D image with its voxel size.
+    """A 3D image (Z, Y, X) with its voxel size.
 
-    Attributes
-    ----------
-    array : np.ndarray
-        Shape (Z, Y, X), real dtype as in the file (byte order included: Fiji writes big-endian;
-        ``astype`` makes it native). Often a read-only memory map; do not write to it.
-    voxel_size_um : tuple of float
-        (z, y, x) in µm.
-    voxel_size_source : str
-        "metadata", "option", or "assumed" where the file states it in part or not at all.
-    source : Path
-        The file, or the folder of slices.
-    remarks : tuple of str
-        What the user should see, such as an assumed voxel size; one sentence each.
+    The array has the dtype of the file (byte order included: Fiji writes big-endian; ``astype``
+    makes it native). It is often a read-only memory map; do not write to it.
     """
 
     array: np.ndarray
-    voxel_size_um: VoxelSize
-    voxel_size_source: str
-    source: Path
-    remarks: tuple[str, ...] = ()
+    voxel_size_um: VoxelSize  # (z, y, x)
+    voxel_size_source: str  # "metadata", "option", or "assumed" for what is not all stated
+    source: Path  # the file, or the folder of slices
+    remarks: tuple[str, ...] = ()  # what the user should see; one sentence each
 
     @property
     def name(self) -> str:
@@ -78,18 +66,10 @@ class Volume:
 
 @dataclass(frozen=True)
 class FoundVolumes:
-    """TIFF files in natural order, and what was left aside; a sequence of its paths.
-
-    Attributes
-    ----------
-    paths : tuple of Path
-        The TIFF files.
-    skipped : tuple of (Path, str)
-        Everything else in the folder, each with the reason.
-    """
+    """TIFF files in natural order, and what was left aside; a sequence of its paths."""
 
     paths: tuple[Path, ...]
-    skipped: tuple[tuple[Path, str], ...] = ()
+    skipped: tuple[tuple[Path, str], ...] = ()  # all else in the folder, each with the reason
 
     def __iter__(self) -> Iterator[Path]:
         return iter(self.paths)
@@ -124,21 +104,15 @@ def find_volumes(path: str | Path) -> FoundVolumes:
         raise VolumeError(f"'{path}' does not exist; check the path")
     if not path.is_dir():
         return FoundVolumes((path,))
-    found, skipped = [], []
-    for entry in sorted(path.iterdir(), key=_natural_key):
-        reason = _reason_to_skip(entry)
-        if reason:
-            skipped.append((entry, reason))
-        else:
-            found.append(entry)
-    return FoundVolumes(tuple(found), tuple(skipped))
+    seen = [(entry, _reason_to_skip(entry)) for entry in sorted(path.iterdir(), key=_natural_key)]
+    found = tuple(entry for entry, reason in seen if not reason)
+    return FoundVolumes(found, tuple(one for one in seen if one[1]))
 
 
 def _natural_key(path: Path) -> list[str | int]:
     """Split a name into text and numbers, alternating, so that 2 sorts before 10."""
-    parts: list[str | int] = re.split(r"([0-9]+)", path.name.casefold())
-    parts[1::2] = [int(digits) for digits in parts[1::2]]
-    return [*parts, path.name]
+    parts = re.split(r"([0-9]+)", path.name.casefold())
+    return [int(part) if n % 2 else part for n, part in enumerate(parts)] + [path.name]
 
 
 def _reason_to_skip(entry: Path) -> str:
@@ -194,11 +168,9 @@ def read_volume(
     """
     path = Path(path)
     option = None if voxel_size_um is None else check_voxel_size(voxel_size_um)
-    with tiff.open_tiff(path) as tif:
-        image = tiff.find_image(tif)
-        refuse_colours_and_complex(path.name, image.axes, image.shape, image.dtype)
+    with open_image(path) as (tif, image):
         index, kept = select_volume(path.name, image.axes, image.shape, channel=channel, time=time)
-        array = tiff.load_planes(tif, image, index)
+        array = load_planes(tif, image, index)
         stated, remark = stated_voxel_size(tif, image)
     array = array.transpose([kept.index(axis) for axis in "ZYX"])
     size, source, remarks = settle_voxel_size(path.name, stated, option)
@@ -253,9 +225,7 @@ def read_slices(folder: str | Path, *, voxel_size_um: Sequence[float] | None = N
 
 def _read_slice(path: Path) -> tuple[np.ndarray, Sizes]:
     """Read one 2D image (Y, X), native byte order, with its stated voxel size."""
-    with tiff.open_tiff(path) as tif:
-        image = tiff.find_image(tif)
-        refuse_colours_and_complex(path.name, image.axes, image.shape, image.dtype)
+    with open_image(path) as (tif, image):
         if math.prod(image.shape) > math.prod(image.keyframe.shape):
             raise VolumeError(
                 f"slice '{path.name}' holds {len(image.pages)} planes; a slice is one 2D image, "
@@ -266,17 +236,7 @@ def _read_slice(path: Path) -> tuple[np.ndarray, Sizes]:
 
 
 def describe(volume: Volume) -> str:
-    """Describe a volume in one line.
-
-    Parameters
-    ----------
-    volume : Volume
-        The volume.
-
-    Returns
-    -------
-    str
-        Name, size in voxels, dtype, voxel size and where that comes from.
+    """Describe a volume in one line: name, size, dtype, voxel size and where that comes from.
 
     Examples
     --------

@@ -93,26 +93,14 @@ def _class_mean_ncut(
 
 
 def gaussian_sum(x: Tensor, sigma: float, radius: int) -> Tensor:
-    """Sum over the cube of side 2 radius + 1 weighted by exp(-d^2 / (2 sigma^2)), zero padding.
+    """Sum x (..., Z, Y, X) over a cube of side 2 radius + 1, weighted by exp(-d^2 / (2 sigma^2)).
 
-    The kernel is a product over axes, and each axis is a product with a banded symmetric matrix:
-    the cost does not depend on the radius.
-
-    Parameters
-    ----------
-    x : Tensor
-        (..., Z, Y, X).
-
-    Returns
-    -------
-    Tensor
-        Same shape.
+    With zero padding. The kernel is a product over axes, and each axis is a product with a banded
+    symmetric matrix: the cost does not depend on the radius.
     """
-    z, y, x_edge = (_band(n, sigma, radius, x) for n in x.shape[-3:])
-    shape = x.shape
-    x = torch.matmul(x, x_edge)
-    x = torch.matmul(y, x)
-    return torch.matmul(z, x.reshape(*shape[:-2], -1)).view(shape)
+    along_z, along_y, along_x = (_band(n, sigma, radius, x) for n in x.shape[-3:])
+    planes = along_y @ (x @ along_x)
+    return (along_z @ planes.reshape(*x.shape[:-2], -1)).view(x.shape)
 
 
 def _band(n: int, sigma: float, radius: int, like: Tensor) -> Tensor:

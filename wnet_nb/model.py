@@ -14,19 +14,10 @@ DEPTH_FACTOR = 8  # three poolings: every patch edge must be a multiple of this
 
 
 class Stage(nn.Module):
-    """(Convolution, ReLU, dropout, group norm) twice.
+    """(Convolution, ReLU, dropout, group norm) twice, then a 1x1x1 convolution if there is a head.
 
-    Parameters
-    ----------
-    in_channels, out_channels : int
-        Channels before and after.
-    dropout : float
-        Share of activations switched off in training.
-    paired : bool
-        Whether a "convolution" is 3x3x3 in->in followed by 1x1x1 in->out (the middle stages)
-        or a plain 3x3x3 in->out (the first and last stages).
-    head : int
-        If not 0, a last 1x1x1 convolution to this many channels.
+    Where `paired`, a "convolution" is 3x3x3 in->in followed by 1x1x1 in->out (the middle stages),
+    otherwise a plain 3x3x3 in->out (the first and last stages). `head` counts output channels.
     """
 
     def __init__(
@@ -48,13 +39,10 @@ class Stage(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:  # (N, in, Z, Y, X) -> (N, out or head, Z, Y, X)
         """Apply the stage."""
-        layers = list(self.module)
-        while layers:
-            layer = layers.pop(0)
-            if self.paired and isinstance(layer, nn.Conv3d):
-                x = _composed(layer, layers.pop(0), x)
-            else:
-                x = layer(x)
+        layers = iter(self.module)
+        for layer in layers:
+            pair = self.paired and isinstance(layer, nn.Conv3d)
+            x = _composed(layer, next(layers), x) if pair else layer(x)
         return x
 
 
@@ -73,17 +61,7 @@ def _composed(wide: nn.Conv3d, point: nn.Conv3d, x: Tensor) -> Tensor:
 
 
 class UNet3D(nn.Module):
-    """U-Net with three poolings and channels c, 2c, 4c, 8c.
-
-    Parameters
-    ----------
-    in_channels, out_channels : int
-        Channels of input and output.
-    base_channels : int
-        c, a multiple of 4.
-    dropout : float
-        Share of activations switched off in training.
-    """
+    """U-Net with three poolings and channels c, 2c, 4c, 8c, where c is `base_channels`."""
 
     def __init__(
         self, in_channels: int, out_channels: int, *, base_channels: int, dropout: float

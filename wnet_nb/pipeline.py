@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from wnet_nb import io, plots, runs, training
+from wnet_nb.checkpoint import PUBLISHED, fetch_published
 from wnet_nb.config import Settings
 from wnet_nb.data import DataError
 from wnet_nb.evaluation import Evaluation, evaluate, match_name, read_labels
@@ -19,7 +20,6 @@ from wnet_nb.inputs import Inputs, read_inputs, require_volumes
 from wnet_nb.prediction import segment
 from wnet_nb.preparation import prepare
 from wnet_nb.training import Event, Finished
-from wnet_nb.weights import PUBLISHED, fetch_published
 
 __all__ = [
     "Evaluation",

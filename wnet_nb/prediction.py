@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from wnet_nb import advice, baseline, checkpoint, io, plots, runs, training
-from wnet_nb.checkpoint import Checkpoint
+from wnet_nb.checkpoint import PUBLISHED, Checkpoint, fetch_published
 from wnet_nb.config import OPTIONS, ConfigError, Settings
 from wnet_nb.data import DataError
 from wnet_nb.inference import predict_volume
@@ -25,7 +25,6 @@ from wnet_nb.inputs import Inputs, read_inputs, require_volumes
 from wnet_nb.instances import Instances, segment_instances
 from wnet_nb.measurements import measure_cells
 from wnet_nb.preparation import prepare
-from wnet_nb.weights import PUBLISHED, fetch_published
 
 SEGMENT_OPTIONS = (
     *(name for name, option in OPTIONS.items() if option.group == "cells"),

@@ -6,6 +6,7 @@ A file is written under a hidden name beside its place and gets its own name whe
 import contextlib
 import csv
 import hashlib
+import math
 import os
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import tifffile
 
+from wnet_nb.metadata import check_voxel_size
 from wnet_nb.tiff import VolumeError
-from wnet_nb.voxel_size import check_voxel_size
 
 # A classic TIFF addresses 4 GiB; 32 MiB of them are left for the list of pages.
 CLASSIC_TIFF_LIMIT = 2**32 - 2**25
@@ -29,21 +30,8 @@ OME_DTYPES = frozenset({"int8", "int16", "int32", "float64"})
 def new_file(path: str | Path) -> Iterator[Path]:
     """Write a new file under a temporary name and rename it when it is complete.
 
-    Parameters
-    ----------
-    path : str or Path
-        The file to make; missing folders are made too.
-
-    Yields
-    ------
-    Path
-        The temporary name, hidden and in the same folder. It is gone afterwards, whatever
-        happens.
-
-    Raises
-    ------
-    VolumeError
-        The file exists, before or after the writing.
+    Missing folders are made. The name that is given is hidden, in the same folder, and gone
+    afterwards, whatever happens. VolumeError if the file exists, before or after the writing.
     """
     path = Path(path)
     refusal = f"'{path}' exists and is never overwritten; choose another name or move it away"
@@ -66,26 +54,10 @@ def new_file(path: str | Path) -> Iterator[Path]:
 
 
 def choose_format(dtype: np.dtype, n_bytes: int) -> str:
-    """Choose the kind of TIFF for a result.
+    """Choose the kind of TIFF for a result of `n_bytes` before compression.
 
-    Parameters
-    ----------
-    dtype : np.dtype
-        What is written.
-    n_bytes : int
-        Its size before compression; how far it compresses is not known beforehand.
-
-    Returns
-    -------
-    str
-        "imagej" where Fiji opens it as it is (uint8, uint16, uint32, float32 in a classic
-        TIFF), "ome" for other real types, "ome-bigtiff" for results over 4 GB, which Fiji
-        opens with Bio-Formats.
-
-    Raises
-    ------
-    VolumeError
-        A type that neither holds, such as int64.
+    "imagej" where Fiji opens it as it is, "ome" for other real types, "ome-bigtiff" for results
+    over 4 GB, which Fiji opens with Bio-Formats; VolumeError for what neither holds (int64).
 
     Examples
     --------
@@ -107,7 +79,6 @@ def write_volume(
     array: np.ndarray,
     *,
     voxel_size_um: Sequence[float],
-    axes: str = "ZYX",
     compress: bool = True,
 ) -> Path:
     """Write a volume as a TIFF that Fiji and napari show at the right scale.
@@ -118,55 +89,44 @@ def write_volume(
     Parameters
     ----------
     path : str or Path
-        The new file.
+        The new file, which is also returned.
     array : np.ndarray
-        Shape (Z, Y, X), or (C, Z, Y, X) for several channels or class probabilities. uint8,
-        uint16, uint32, float32, int8, int16, int32, float64; bool is written as uint8 0 and 1,
-        float16 as float32.
+        Shape (Z, Y, X). uint8, uint16, uint32, float32, int8, int16, int32, float64; bool is
+        written as uint8 0 and 1, float16 as float32.
     voxel_size_um : sequence of 3 float
         (z, y, x) in µm.
-    axes : str
-        "ZYX" or "CZYX": what the axes of the array are.
     compress : bool
         Without loss (zlib), readable everywhere. Measured: labels shrink to 1 or 2 %, smooth
         float32 to 60 % at a tenth of the speed. A file that is to be memory-mapped must not be.
 
-    Returns
-    -------
-    Path
-        The file.
-
     Raises
     ------
     VolumeError
-        The file exists, or axes, shape, voxel size or dtype do not fit.
+        The file exists, or shape, voxel size or dtype do not fit.
     """
     path = Path(path)
     z, y, x = check_voxel_size(voxel_size_um)
-    if axes not in ("ZYX", "CZYX") or len(axes) != array.ndim or 0 in array.shape:
+    if array.ndim != 3 or 0 in array.shape:
         raise VolumeError(
-            f"an array of shape {tuple(array.shape)} with axes {axes!r} cannot be written as "
-            f"'{path.name}'; give a filled array with axes 'ZYX' or 'CZYX'"
+            f"an array of shape {tuple(array.shape)} cannot be written as '{path.name}'; give a "
+            "filled array (Z, Y, X)"
         )
     stored = {"bool": np.dtype("uint8"), "float16": np.dtype("float32")}
     dtype = stored.get(array.dtype.name, array.dtype.newbyteorder("="))
-    n_bytes = dtype.itemsize * int(np.prod(array.shape, dtype=np.int64))
-    form = choose_format(dtype, n_bytes)
-    shape, planes = _planes(array, dtype)
-    metadata = {"axes": "ZCYX" if axes == "CZYX" else "ZYX"}
+    form = choose_format(dtype, dtype.itemsize * math.prod(array.shape))
     if form == "imagej":
         # tifffile's own ImageJ mode refuses uint32, which ImageJ reads; the text is the same.
-        description = tifffile.imagej_description(shape, **metadata, spacing=z, unit="um")
+        description = tifffile.imagej_description(array.shape, axes="ZYX", spacing=z, unit="um")
         metadata = None
     else:
-        description = None
+        description, metadata = None, {"axes": "ZYX"}
         metadata |= {f"PhysicalSize{a}": s for a, s in zip("ZYX", (z, y, x), strict=True)}
         metadata |= {f"PhysicalSize{a}Unit": "µm" for a in "ZYX"}
     with new_file(path) as partial:
         tifffile.imwrite(
             partial,
-            planes,
-            shape=shape,
+            (np.ascontiguousarray(plane, dtype) for plane in array),
+            shape=tuple(array.shape),
             dtype=dtype,
             bigtiff=form == "ome-bigtiff",
             ome=form != "imagej",
@@ -180,30 +140,15 @@ def write_volume(
     return path
 
 
-def _planes(array: np.ndarray, dtype: np.dtype) -> tuple[tuple[int, ...], Iterator[np.ndarray]]:
-    """Give the shape in the order of the file (Z, Y, X) or (Z, C, Y, X), and its planes."""
-    if array.ndim == 3:
-        return tuple(array.shape), (np.ascontiguousarray(plane, dtype) for plane in array)
-    c, z, y, x = array.shape
-    pairs = ((slice_, class_) for slice_ in range(z) for class_ in range(c))
-    planes = (np.ascontiguousarray(array[class_, slice_], dtype) for slice_, class_ in pairs)
-    return (z, c, y, x), planes
-
-
 def write_table(path: str | Path, columns: Mapping[str, Sequence[object]]) -> Path:
     """Write a table as CSV (comma, point, UTF-8, one header line).
 
     Parameters
     ----------
     path : str or Path
-        The new file.
+        The new file, which is also returned.
     columns : mapping of str to sequence
         Heading to values, all of one length. None and NaN become empty cells.
-
-    Returns
-    -------
-    Path
-        The file.
 
     Raises
     ------
@@ -252,14 +197,12 @@ def read_points(path: str | Path) -> np.ndarray:
     heading = lines[0] if lines else ""
     rows = list(csv.reader(lines, delimiter=";" if ";" in heading else ","))
     names = [name.strip().lower() for name in rows[0]] if rows else []
-    for wanted in (("z", "y", "x"), ("axis-0", "axis-1", "axis-2")):
-        if set(wanted) <= set(names):
-            columns = [names.index(name) for name in wanted]
-            break
-    else:
+    wanted = ["z", "y", "x"] if {"z", "y", "x"} <= set(names) else ["axis-0", "axis-1", "axis-2"]
+    if not set(wanted) <= set(names):
         raise VolumeError(
             f"'{path.name}' has no columns z, y and x (its heading: {heading[:80]!r}); name them so"
         )
+    columns = [names.index(name) for name in wanted]
     points = []
     for number, row in enumerate(rows[1:], start=2):
         if not any(cell.strip() for cell in row):
@@ -277,23 +220,7 @@ def read_points(path: str | Path) -> np.ndarray:
 
 
 def sha256(path: str | Path) -> str:
-    """Give the SHA-256 of a file, to recognise an input again.
-
-    Parameters
-    ----------
-    path : str or Path
-        The file.
-
-    Returns
-    -------
-    str
-        64 hexadecimal digits.
-
-    Raises
-    ------
-    VolumeError
-        The file cannot be read.
-    """
+    """Give the SHA-256 of a file, 64 hexadecimal digits; VolumeError if it cannot be read."""
     try:
         with Path(path).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

@@ -38,15 +38,8 @@ class Speaker:
     def bar(self, title: str, total: int, unit: str, done: int = 0) -> tqdm:
         """Return a progress bar with the time left."""
         seldom = 0.2 if sys.stderr.isatty() else 5.0
-        return tqdm(
-            desc=title,
-            total=total,
-            initial=done,
-            unit=unit,
-            bar_format=BAR,
-            mininterval=seldom,
-            file=sys.stderr,
-        )
+        count = {"total": total, "initial": done, "unit": unit}
+        return tqdm(desc=title, **count, bar_format=BAR, mininterval=seldom, file=sys.stderr)
 
 
 def explain(error: Exception) -> str | None:
@@ -112,9 +105,8 @@ def follow(events: Generator[Event, None, None], speaker: Speaker) -> Event | No
             for event in events:
                 if isinstance(event, Started):
                     show_start(event, speaker)
-                    total, done = (
-                        n * event.steps_per_epoch for n in (event.epochs, event.epochs_done)
-                    )
+                    steps = event.steps_per_epoch
+                    total, done = event.epochs * steps, event.epochs_done * steps
                     bar = speaker.bar("training", total, "steps", done)
                 elif isinstance(event, StepEnd):
                     bar.update(event.step - bar.n)

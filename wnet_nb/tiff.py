@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import tifffile
+from tifffile import TiffFile, TiffPageSeries
 
 # Tags without which an image is read wrongly or without its scale: description, strip and
 # tile places and lengths, resolution. Damage in other tags (thumbnails, vendors') is harmless.
@@ -23,37 +23,42 @@ class VolumeError(ValueError):
 
 
 @contextlib.contextmanager
-def open_tiff(path: Path) -> Iterator[tifffile.TiffFile]:
-    """Open a TIFF quietly and turn everything that goes wrong with it into one sentence.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
+def open_image(path: Path) -> Iterator[tuple[TiffFile, TiffPageSeries]]:
+    """Open a TIFF quietly and give its one image; all that goes wrong becomes one sentence.
 
     Yields
     ------
-    tifffile.TiffFile
+    TiffFile
         Closed on leaving. Pages that a Python loop wrote one by one count as one image.
+    TiffPageSeries
+        The only image, or the only one that is not a plain 2D picture (a label, a thumbnail);
+        complete, greyscale and real.
 
     Raises
     ------
     VolumeError
-        The file is missing, a folder, not a TIFF, damaged, too large for the memory, or in a
-        compression that needs the package imagecodecs.
+        The file is missing, a folder, not a TIFF, damaged, incomplete, too large for the memory,
+        in a compression that needs the package imagecodecs, or holds something else.
     """
     if not path.exists():
         raise VolumeError(f"'{path}' does not exist; check the path")
     if path.is_dir():
         raise VolumeError(f"'{path}' is a folder; give one TIFF file in it")
     try:
-        with _no_tifffile_messages(), contextlib.ExitStack() as stack:
-            tif = stack.enter_context(tifffile.TiffFile(path))
+        with contextlib.ExitStack() as stack:
+            silence = logging.Filter("nothing")  # what matters of the records becomes an error
+            logging.getLogger("tifffile").addFilter(silence)
+            stack.callback(logging.getLogger("tifffile").removeFilter, silence)
+            tif = stack.enter_context(TiffFile(path))
             if len(tif.pages) == 0:
                 raise VolumeError(f"'{path.name}' holds no image; copy or export it again")
             if len(tif.series) > 1 and all(s.kind == "shaped" and s.ndim == 2 for s in tif.series):
-                tif = stack.enter_context(tifffile.TiffFile(path, is_shaped=False))
-            yield tif
+                tif = stack.enter_context(TiffFile(path, is_shaped=False))
+            _check_page_list(tif)
+            image = _only_image(tif)
+            _check_planes(tif, image)
+            _check_values(path.name, image)
+            yield tif, image
     except VolumeError:
         raise
     except MemoryError as error:
@@ -73,69 +78,11 @@ def open_tiff(path: Path) -> Iterator[tifffile.TiffFile]:
         ) from error
 
 
-@contextlib.contextmanager
-def _no_tifffile_messages() -> Iterator[None]:
-    """Keep tifffile's log records away while a file is open; what matters becomes an error."""
-
-    def drop(record: logging.LogRecord) -> bool:
-        return False
-
-    logger = logging.getLogger("tifffile")
-    logger.addFilter(drop)
-    try:
-        yield
-    finally:
-        logger.removeFilter(drop)
-
-
-def find_image(tif: tifffile.TiffFile) -> tifffile.TiffPageSeries:
-    """Give the one image of a file, after checking that all of it is there.
-
-    Parameters
-    ----------
-    tif : tifffile.TiffFile
-        The open file.
-
-    Returns
-    -------
-    tifffile.TiffPageSeries
-        The only image, or the only one that is not a plain 2D picture (a label, a thumbnail).
-
-    Raises
-    ------
-    VolumeError
-        Several images, or a file that is cut short or misses planes.
-    """
-    check_ifd_chain(tif)
-    series = tif.series
-    stacks = [one for one in series if math.prod(one.shape) > _plane_size(one)]
-    if len(stacks) > 1 or (not stacks and len(series) > 1):
-        shapes = ", ".join(_times(one.shape) for one in series[:4])
-        more = ", ..." if len(series) > 4 else ""
-        raise VolumeError(
-            f"'{tif.filename}' holds {len(series)} separate images ({shapes}{more}); save the "
-            "one to use as a file of its own"
-        )
-    image = stacks[0] if stacks else series[0]
-    check_planes(tif, image)
-    return image
-
-
-def check_ifd_chain(tif: tifffile.TiffFile) -> None:
+def _check_page_list(tif: TiffFile) -> None:
     """Check that the list of pages ends regularly and that the first page's tags are readable.
 
     tifffile takes a list of pages that breaks off for its end, and would give a volume with
     fewer slices or, when the lost text held them, without its axes and voxel size.
-
-    Parameters
-    ----------
-    tif : tifffile.TiffFile
-        The open file.
-
-    Raises
-    ------
-    VolumeError
-        The file is cut short.
     """
     file, form, first = tif.filehandle, tif.tiff, tif.pages.first
     offset, seen = first.offset, set()
@@ -162,29 +109,28 @@ def check_ifd_chain(tif: tifffile.TiffFile) -> None:
         raise _cut_short(tif, f"the text or numbers of tag {unreadable[0]} are missing")
 
 
-def check_planes(tif: tifffile.TiffFile, image: tifffile.TiffPageSeries) -> None:
-    """Check that every plane that the metadata promise is in the file to its last byte.
+def _only_image(tif: TiffFile) -> TiffPageSeries:
+    series = tif.series
+    stacks = [one for one in series if math.prod(one.shape) > _plane_size(one)]
+    if len(stacks) > 1 or (not stacks and len(series) > 1):
+        shapes = ", ".join("×".join(map(str, one.shape)) for one in series[:4])
+        more = ", ..." if len(series) > 4 else ""
+        raise VolumeError(
+            f"'{tif.filename}' holds {len(series)} separate images ({shapes}{more}); save the "
+            "one to use as a file of its own"
+        )
+    return stacks[0] if stacks else series[0]
 
-    Parameters
-    ----------
-    tif : tifffile.TiffFile
-        The open file.
-    image : tifffile.TiffPageSeries
-        The image in it.
 
-    Raises
-    ------
-    VolumeError
-        Planes are missing, or bytes of them.
-    """
+def _check_planes(tif: TiffFile, image: TiffPageSeries) -> None:
+    """Check that every plane that the metadata promise is in the file to its last byte."""
     if tif.is_ome and image.kind in {"uniform", "generic"}:
         raise VolumeError(
             f"'{tif.filename}' is a part of a set of OME-TIFF files or its description is "
             "damaged; open it in Fiji with Bio-Formats and save it as one TIFF"
         )
-    stated = math.prod(image.shape) // _plane_size(image)
-    promised = max(stated, _promised_planes(tif, image) or 0)
-    found = stated
+    found = stated = math.prod(image.shape) // _plane_size(image)
+    promised = max(stated, _promised_planes(tif, image))
     if image.dataoffset is None:  # one block otherwise, its length is checked below
         present = sum(page is not None for page in image.pages)
         found = present * math.prod(image.keyframe.shape) // _plane_size(image)
@@ -202,52 +148,47 @@ def check_planes(tif: tifffile.TiffFile, image: tifffile.TiffPageSeries) -> None
             raise _cut_short(tif, f"plane {number} is incomplete")
 
 
-def _promised_planes(tif: tifffile.TiffFile, image: tifffile.TiffPageSeries) -> int | None:
-    """Give the number of planes that ImageJ's or tifffile's own description states, if any."""
+def _promised_planes(tif: TiffFile, image: TiffPageSeries) -> int:
+    """Give the number of planes that ImageJ's or tifffile's own description states, 0 if none."""
     if tif.is_imagej and not tif.is_ome and "S" not in image.axes:
         stated = tif.imagej_metadata or {}
         return math.prod(int(stated.get(axis, 1)) for axis in ("frames", "slices", "channels"))
     if tif.is_shaped and image.kind == "shaped":
-        place = [one is image for one in tif.series].index(True)
+        place = tif.series.index(image)
         stated = (tif.shaped_metadata or ())[place : place + 1]
-        return math.prod(stated[0]["shape"]) // _plane_size(image) if stated else None
-    return None
+        return math.prod(stated[0]["shape"]) // _plane_size(image) if stated else 0
+    return 0
 
 
-def _plane_size(image: tifffile.TiffPageSeries) -> int:
+def _check_values(name: str, image: TiffPageSeries) -> None:
+    if image.dtype.kind not in "buif":
+        raise VolumeError(
+            f"'{name}' holds {image.dtype} values; save it with integers or real numbers"
+        )
+    samples = dict(zip(image.axes, image.shape, strict=True)).get("S", 1)
+    if samples > 1:
+        raise VolumeError(
+            f"'{name}' is a colour (RGB) image with {samples} colours per voxel; split them in "
+            "Fiji (Image > Color > Split Channels) and save the one that shows the nuclei"
+        )
+
+
+def _plane_size(image: TiffPageSeries) -> int:
     """Give the number of values of one plane: Y times X times the colours of an RGB image."""
     sizes = zip(image.axes, image.shape, strict=True)
     return math.prod(size for axis, size in sizes if axis in "YXS")
 
 
-def _cut_short(tif: tifffile.TiffFile, what: str) -> VolumeError:
+def _cut_short(tif: TiffFile, what: str) -> VolumeError:
     return VolumeError(f"'{tif.filename}' is incomplete: {what}; copy or export it again")
 
 
-def _times(shape: tuple[int, ...]) -> str:
-    return "×".join(str(size) for size in shape)
-
-
-def load_planes(
-    tif: tifffile.TiffFile, image: tifffile.TiffPageSeries, index: tuple[int | slice, ...]
-) -> np.ndarray:
+def load_planes(tif: TiffFile, image: TiffPageSeries, index: tuple[int | slice, ...]) -> np.ndarray:
     """Load a part of an image, from the disk on demand where the file allows it.
 
-    Parameters
-    ----------
-    tif : tifffile.TiffFile
-        The open file.
-    image : tifffile.TiffPageSeries
-        A complete image in it.
-    index : tuple of int or slice
-        One entry per axis of the image: a position, or slice(None) to keep the axis.
-
-    Returns
-    -------
-    np.ndarray
-        The part, in the file's dtype. A read-only `np.memmap` in the file's byte order if the
-        image is one uncompressed block; otherwise an array in memory, for which only the pages
-        asked for are decoded.
+    `index` has one entry per axis of the image: a position, or slice(None) to keep the axis.
+    Returned is, in the file's dtype, a read-only `np.memmap` in the file's byte order if the image
+    is one uncompressed block; otherwise an array, for which only the pages asked for are decoded.
     """
     offset = image.dataoffset
     if offset is not None and not image.is_multifile and image.transform is None:

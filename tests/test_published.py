@@ -4,10 +4,10 @@ import tarfile
 
 import pytest
 
-from wnet_nb import checkpoint, weights
+from wnet_nb import checkpoint
 from wnet_nb.model import WNet3D
 
-NAME = weights.NAME
+NAME = checkpoint.PUBLISHED_FILE
 
 
 @pytest.fixture(scope="module")
@@ -41,29 +41,29 @@ def special(kind, target=""):
 def test_published_weights_are_fetched_once_and_load(serve, state, tmp_path):
     seen = []
     url = serve(archive(("notes.txt", b"hello"), (NAME, state)))
-    path = weights.fetch_published(
+    path = checkpoint.fetch_published(
         url=url, folder=tmp_path / "cache", progress=lambda *done: seen.append(done)
     )
     assert path.read_bytes() == state
     assert checkpoint.load_checkpoint(path).settings.base_channels == 4
     assert seen[-1][0] == seen[-1][1] > 0
-    weights.fetch_published(url=url, folder=tmp_path / "cache")
+    checkpoint.fetch_published(url=url, folder=tmp_path / "cache")
     assert len(serve.asked) == 1
     assert sorted(p.name for p in path.parent.iterdir()) == [NAME, f"{NAME}.json"]
 
 
 def test_weights_that_changed_in_the_cache_are_not_used(serve, state, tmp_path):
     url = serve(archive((NAME, state)))
-    path = weights.fetch_published(url=url, folder=tmp_path)
+    path = checkpoint.fetch_published(url=url, folder=tmp_path)
     path.write_bytes(state + b"x")
     with pytest.raises(checkpoint.CheckpointError, match="has changed"):
-        weights.fetch_published(url=url, folder=tmp_path)
+        checkpoint.fetch_published(url=url, folder=tmp_path)
 
 
 def refused(url, tmp_path, words):
     cache = tmp_path / "deep" / "cache"
     with pytest.raises(checkpoint.CheckpointError, match=words):
-        weights.fetch_published(url=url, folder=cache)
+        checkpoint.fetch_published(url=url, folder=cache)
     left = [p for p in tmp_path.rglob("*") if p.is_file() or p.is_symlink()]
     assert left == [], "nothing may be left, inside the cache or outside"
 
@@ -119,20 +119,20 @@ def test_links_devices_and_folders_are_no_weights(serve, tmp_path, kind):
 
 def test_other_members_are_never_written(serve, state, tmp_path):
     bad = [("../evil.txt", b"x"), ("link", special(tarfile.SYMTYPE, "/")), (NAME, state)]
-    path = weights.fetch_published(url=serve(archive(*bad)), folder=tmp_path / "cache")
+    path = checkpoint.fetch_published(url=serve(archive(*bad)), folder=tmp_path / "cache")
     names = sorted(p.name for p in tmp_path.rglob("*"))
     assert names == ["cache", NAME, f"{NAME}.json"]
     assert path.exists()
 
 
 def test_an_archive_that_swells_is_refused(serve, tmp_path, monkeypatch):
-    monkeypatch.setattr(weights, "LARGEST_BYTES", 100_000)
+    monkeypatch.setattr(checkpoint, "LARGEST_BYTES", 100_000)
     url = serve(archive(("padding", bytes(10_000_000)), (NAME, b"x")))
     refused(url, tmp_path, "more than 100000 bytes")
 
 
 def test_a_download_beyond_the_limit_is_refused(serve, tmp_path, monkeypatch):
-    monkeypatch.setattr(weights, "LARGEST_BYTES", 1000)
+    monkeypatch.setattr(checkpoint, "LARGEST_BYTES", 1000)
     refused(serve(gzip.compress(b"x") + bytes(5000)), tmp_path, "more than 1000 bytes")
 
 
