@@ -94,7 +94,7 @@ if getattr(importlib.util.find_spec("wnet_nb"), "origin", None) is None:
 # %% cellView="form"
 # @title 2. GPU and Google Drive { display-mode: "form" }
 use_google_drive = False  # @param {type:"boolean"}
-from IPython.display import Image
+from IPython.display import Image, display
 
 from wnet_nb import colab, config, plots, quality, widgets
 
@@ -104,7 +104,7 @@ print(colab.describe_runtime(), session, "", quality.version_log(), sep="\n")
 # %% [markdown]
 # # 3. Select your data and parameters
 #
-# ## 3.1 Paths: the stacks
+# ## 3.1 Main training parameters: your stacks
 #
 # Reads your stacks and says at once what it found and what is unsuitable. Stacks on Drive are first
 # copied to Colab's own disk, which is much faster: **about a minute per gigabyte**, once.
@@ -119,7 +119,7 @@ print(colab.describe_runtime(), session, "", quality.version_log(), sep="\n")
 # *Usual mistake:* images and labels in one folder. Keep them in two.
 
 # %% cellView="form"
-# @title 3.1 Paths: the stacks { display-mode: "form" }
+# @title 3.1 Main training parameters: your stacks { display-mode: "form" }
 data_source = "example volume"  # @param ["example volume", "own folder", "Drive link"]
 folder = ""  # @param {type:"string"}
 drive_link = ""  # @param {type:"string"}
@@ -129,7 +129,7 @@ data = widgets.DataField(source, session.truth)
 data
 
 # %% [markdown]
-# ## 3.1 Main training parameters
+# ## 3.1 Main training parameters: the training
 #
 # Says how the network is trained. Takes **no time**.
 #
@@ -144,7 +144,7 @@ data
 # *Usual mistake:* changing many things at once. Begin with a preset.
 
 # %% cellView="form"
-# @title 3.1 Main training parameters { display-mode: "form" }
+# @title 3.1 Main training parameters: the training { display-mode: "form" }
 preset = "published"  # @param ["published", "quick"]
 use_the_preset = True  # @param {type:"boolean"}
 n_classes = 2  # @param {type:"integer"}
@@ -157,7 +157,7 @@ fields = dict(n_classes=n_classes, epochs=epochs, batch_size=batch_size, patch_s
 fields |= dict(patches_per_volume=patches_per_volume, learning_rate=learning_rate)
 chosen = {} if use_the_preset else fields
 settings = config.preset(preset, **chosen, **data.options)
-print({name: getattr(settings, name) for name in [*fields, *config.LIVE]})
+print(*(f"{n} = {getattr(settings, n)}" for n in [*fields, *config.LIVE]), sep="\n")
 
 # %% [markdown]
 # ## 3.2 Data augmentation
@@ -230,8 +230,8 @@ run_name = "my_run"  # @param {type:"string"}
 continue_newest_run = False  # @param {type:"boolean"}
 settings = session.open_run(run_name, form.settings, resume=continue_newest_run)
 dashboard = session.dashboard(data.inputs, settings)
+display(dashboard)
 await dashboard.check()
-dashboard
 
 # %% [markdown]
 # ## 4.3 Start training

@@ -237,6 +237,18 @@ def test_the_affinity_picture_follows_its_voxel(settings, example):
     assert picture.picture.value != before
 
 
+@pytest.mark.parametrize("name, value", [("reconstruction_weight", 0.005), ("ncut_weight", 0.5)])
+def test_a_value_that_the_browser_moves_to_its_grid_is_no_change(name, value):
+    told = []
+    field = OptionField(name, value, lambda: told.append(field.value))
+    assert field.control.value == pytest.approx(value, rel=1e-9)
+    if name == "reconstruction_weight":
+        field.control.value = 0.00505  # as a slider's own grid would have it
+    assert (told, field.value) == ([], value)
+    field.control.value *= 1.05  # the next step of the grid
+    assert told == [field.value] != [value]
+
+
 def test_a_field_tells_of_a_change_once(settings):
     told = []
     field = OptionField("radius", 2, lambda: told.append(field.value))

@@ -24,6 +24,7 @@ SLIDERS = {  # the part of an option's range that is worth a slider, and whether
     "reconstruction_weight": (1e-5, 1.0, True),
 }
 SET_WITH_DATA = ("channel", "time", "voxel_size_um")
+LOG_STEP = 0.02  # of a logarithmic slider, in powers of ten
 NO_AMOUNTS = ("channel", "time", "seed", "voxel_size_um", "foreground_classes", "start_from")
 RED, ORANGE = "#b91c1c", "#b45309"
 
@@ -107,8 +108,12 @@ def _control(name: str, value: Any) -> widgets.Widget:
         low, high = min(low, value) if value else low, max(high, value)
         facts = {"layout": layout, "continuous_update": True}
         if logarithmic:
-            facts |= {"min": np.log10(low), "max": np.log10(high), "step": 0.02}
-            return widgets.FloatLogSlider(value=max(value, low), readout_format=".3g", **facts)
+            value = max(value, low)  # a point of the grid, or the slider would say another value
+            steps = np.ceil(np.log10([value / low, high / value]) / LOG_STEP) * LOG_STEP
+            ends = {"min": np.log10(value) - steps[0], "max": np.log10(value) + steps[1]}
+            return widgets.FloatLogSlider(
+                value=value, step=LOG_STEP, readout_format=".3g", **ends, **facts
+            )
         if option.kind is int:
             return widgets.IntSlider(value=value, min=low, max=high, **facts)
         return widgets.FloatSlider(value=value, min=low, max=high, step=0.05, **facts)
@@ -137,8 +142,8 @@ def _read(control: widgets.Widget, name: str, before: Any) -> Any:
     if isinstance(control, widgets.Text):
         return config.parse_value(name, control.value)
     if isinstance(control, widgets.FloatLogSlider):
-        if np.isclose(control.value, before, rtol=1e-3):
-            return before  # a slider's grid need not hold the value it was given
+        if before > 0 and abs(np.log10(control.value / before)) < 0.51 * LOG_STEP:
+            return before  # the browser moves a value that is not on the slider's grid
         return config.check_value(name, float(f"{control.value:.3g}"))
     if isinstance(control, widgets.FloatSlider):
         return config.check_value(name, round(control.value, 6))

@@ -11,6 +11,8 @@ from wnet_nb.config import Settings
 from wnet_nb.inputs import Inputs
 from wnet_nb.preparation import prepare
 
+SLOW_STEP_SECONDS = 15.0  # a step that takes longer says enough
+
 
 def duration(seconds: float) -> str:
     """Return a time in words."""
@@ -20,7 +22,7 @@ def duration(seconds: float) -> str:
 
 
 def try_steps(inputs: Inputs, settings: Settings) -> str:
-    """Take two steps of a training that is thrown away; say what the whole would take."""
+    """Take one or two steps of a training that is thrown away; say what the whole would take."""
     volumes = [
         prepare(v.array, settings, voxel_size_um=v.voxel_size_um, name=v.name)
         for v in inputs.volumes
@@ -28,7 +30,9 @@ def try_steps(inputs: Inputs, settings: Settings) -> str:
     events = training.fit(volumes, settings)
     try:
         started = next(events)
-        steps = [next(events) for _ in range(min(2, started.steps_per_epoch))]
+        steps = [next(events)]
+        if steps[0].seconds < SLOW_STEP_SECONDS and started.steps_per_epoch > 1:
+            steps.append(next(events))  # the first one also warms up
     finally:
         events.close()
     seconds = steps[-1].seconds * started.steps_per_epoch * settings.epochs
