@@ -82,6 +82,15 @@ def test_tiles_of_a_local_model_give_what_the_whole_volume_gives(volume, reach, 
     np.testing.assert_allclose(found, whole(model, image), atol=1e-5)
 
 
+@pytest.mark.parametrize("tile_size", [24, 64])
+def test_a_shorter_number_format_moves_probabilities_only_little(wnet, volume, tile_size):
+    exact = predict_probabilities(wnet, volume, tile_size=tile_size)
+    found = predict_probabilities(wnet, volume, tile_size=tile_size, precision="bfloat16")
+    assert found.dtype == np.float32
+    assert 0 < np.abs(found - exact).max() < 0.03
+    np.testing.assert_allclose(found.sum(0), 1, atol=0.02)
+
+
 @pytest.mark.parametrize("shape", [(16, 24, 8), (8, 8, 8)])
 def test_volume_that_fits_in_a_tile_gives_what_the_network_gives(shape, wnet, volume):
     image = volume[tuple(slice(n) for n in shape)]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from wnet_nb.data import Normalisation, fit_normalisation, pad_to
-from wnet_nb.model import DEPTH_FACTOR
+from wnet_nb.model import DEPTH_FACTOR, choose_dtype
 from wnet_nb.preparation import Prepared, enlarge
 
 TILE_SIZE = 96
@@ -29,6 +29,7 @@ def predict_probabilities(
     tile_size: int = TILE_SIZE,
     overlap: int | None = None,
     flips: bool = False,
+    precision: str = "float32",
     out: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:
@@ -52,6 +53,8 @@ def predict_probabilities(
         where that is less, if not given. Memory grows with `tile_size`, not with the volume.
     flips : bool
         Average over the eight mirror images of each tile.
+    precision : str
+        Number format, see `model.choose_dtype`; bfloat16 moves probabilities by up to 0.03.
     out : Path, optional
         A new ``.npy`` file to write to, tile by tile, instead of memory; never overwritten.
     progress : callable, optional
@@ -91,6 +94,9 @@ def predict_probabilities(
         with contextlib.ExitStack() as stack:
             if any(len(axis) > 1 for axis in tiles):
                 stack.enter_context(_common_statistics(model, image, normalisation))
+            device = next(model.parameters(), torch.empty(0)).device
+            dtype = choose_dtype(precision, device, training=False)
+            stack.enter_context(torch.autocast(device.type, dtype, dtype != torch.float32))
             return _predict(model, image, normalisation, tiles, flips, out, progress)
     finally:
         model.train(training)
@@ -102,6 +108,7 @@ def predict_volume(
     *,
     tile_size: int = TILE_SIZE,
     flips: bool = False,
+    precision: str = "float32",
     out: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:
@@ -117,6 +124,7 @@ def predict_volume(
         normalisation=prepared.normalisation,
         tile_size=tile_size,
         flips=flips,
+        precision=precision,
         out=out if same else None,
         progress=progress,
     )

@@ -24,7 +24,7 @@ from wnet_nb.data import PatchSampler
 from wnet_nb.inference import predict_volume
 from wnet_nb.losses import Losses, wnet_losses
 from wnet_nb.metrics import best_class_dice
-from wnet_nb.model import WNet3D
+from wnet_nb.model import WNet3D, choose_device, choose_dtype
 from wnet_nb.preparation import Prepared, prepare
 
 SCALED_STEPS_REFUSED = 10  # a float16 gradient scaler may refuse a few steps while it settles
@@ -194,7 +194,7 @@ class _Trainer:
         self.settings, self.validation, self.live = settings, validation, live
         self.run = None if run is None else Path(run)
         self.device = torch.device(choose_device() if device == "auto" else device)
-        self.dtype = choose_dtype(settings.precision, self.device)
+        self.dtype = choose_dtype(settings.precision, self.device, training=True)
         prepared = [
             v
             if isinstance(v, Prepared)
@@ -392,7 +392,12 @@ class _Trainer:
         scores = []
         for image, truth in self.validation:
             prepared = prepare(image, self.settings, name="a validation volume")
-            probabilities = predict_volume(self.model, prepared, tile_size=self.settings.tile_size)
+            probabilities = predict_volume(
+                self.model,
+                prepared,
+                tile_size=self.settings.tile_size,
+                precision=self.settings.precision,
+            )
             scores.append(best_class_dice(probabilities, truth)[1])
         self.model.train()
         return float(np.mean(scores))
@@ -430,29 +435,11 @@ def _times(shape: Sequence[int]) -> str:
     return "×".join(map(str, shape))
 
 
-def choose_device() -> str:
-    """Return ``cuda`` if a GPU can be used, else ``cpu``."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
 def describe_device(device: torch.device) -> str:
     """Return the device in words."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"CPU, {torch.get_num_threads()} threads"
-
-
-def choose_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """Return the number format for a precision option on a device.
-
-    ``auto`` is float32 on a CPU, bfloat16 on a GPU that computes in it, else float16.
-    """
-    if precision != "auto":
-        return getattr(torch, precision)
-    if device.type != "cuda":
-        return torch.float32
-    native = torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.bfloat16 if native else torch.float16
 
 
 def peak_memory_mb(device: torch.device) -> float:

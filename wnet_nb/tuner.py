@@ -42,7 +42,10 @@ class CellTuner(Panel):
         crop, self.place = _crop(prepared, volume.array)
         self._image = np.asarray(volume.array[self.place])
         self._probabilities = predict_volume(
-            trained.model.model, crop, tile_size=self._settings.tile_size
+            trained.model.model,
+            crop,
+            tile_size=self._settings.tile_size,
+            precision=self._settings.precision,
         )
         first = {
             "cell_radius_um": self._settings.cell_radius_um or self._radius(volume, prepared),

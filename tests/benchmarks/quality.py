@@ -95,7 +95,7 @@ def measure(name, preset, changes):
         radius = found.result["cell_radius_um"]
         size = volume.voxel_size_um
         prepared = prepare(volume.array, model.settings, voxel_size_um=size)
-        probabilities = predict_volume(model.model, prepared)
+        probabilities = predict_volume(model.model, prepared, precision="auto")
         fixed = [
             segment_instances(
                 probabilities,
