@@ -8,8 +8,9 @@ from html import escape
 from typing import Any
 
 import ipywidgets as widgets
+import numpy as np
 
-from wnet_nb import charts, plots
+from wnet_nb import plots
 from wnet_nb.config import Settings
 from wnet_nb.forms import message
 from wnet_nb.instances import segment_instances
@@ -97,12 +98,12 @@ class Monitor(Panel):
 
     def _curves_png(self) -> bytes:
         began = time.perf_counter()
-        figure = charts.plot_training(
-            self.steps,
+        figure = plots.plot_losses(
             self.history,
+            steps=self.steps,
             steps_per_epoch=self._started.steps_per_epoch if self._started else 1,
             epochs=self.settings.epochs,
-            changes=self.changes,
+            changes=list(self.changes),
             log=self.logarithmic.value,
         )
         png = plots.figure_png(figure)
@@ -112,17 +113,17 @@ class Monitor(Panel):
 
     def _preview_png(self, event: EpochEnd) -> bytes:
         radius, size = self.patch
-        cells, preview = None, event.preview
+        preview = event.preview
+        cells = np.zeros(preview.image.shape, np.int32)
         try:
             cells = segment_instances(
                 preview.probabilities, preview.image, voxel_size_um=size, cell_radius_um=radius
             ).labels
         except ValueError:  # no class looks like cells yet
             pass
-        title = f"preview patch after epoch {event.epoch}; planes XY, XZ below, YZ to the right"
-        return plots.figure_png(
-            charts.plot_preview_cells(preview, cells, voxel_size_um=size, title=title)
-        )
+        title = f"preview patch after epoch {event.epoch}"
+        figure = plots.plot_preview(preview, voxel_size_um=size, title=title, cells=cells)
+        return plots.figure_png(figure)
 
     def show(self, event: Event, pictures: Mapping[str, bytes]) -> None:
         """Show an event and its pictures."""

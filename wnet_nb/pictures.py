@@ -8,11 +8,12 @@ from io import BytesIO
 
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from matplotlib.image import imsave
 from skimage.segmentation import find_boundaries
 
 from wnet_nb import planes
-from wnet_nb.plots import new_figure
 
 CROSSHAIR = (255, 210, 60)
 SURROUNDINGS = 255  # grey around the planes
@@ -54,7 +55,7 @@ def planes_png(
     grey = np.clip((canvas - low) / max(high - low, 1e-9), 0, 1) * 255
     grey[np.isnan(canvas)] = SURROUNDINGS
     rgb = np.repeat(grey[..., None], 3, axis=2)  # (rows, columns, 3)
-    cuts = zip(*(cross_planes(volume, point) for volume in (left, right)), strict=True)
+    cuts = zip(*(_cross_planes(volume, point) for volume in (left, right)), strict=True)
     for place, pair in zip(layout.places, cuts, strict=True):
         part = rgb[place]
         edge = round(part.shape[1] * (curtain if right is not None or left is None else 1.0))
@@ -77,7 +78,7 @@ def image_png(rgb: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def cross_planes(volume: np.ndarray | None, point: Sequence[int]) -> list[np.ndarray | None]:
+def _cross_planes(volume: np.ndarray | None, point: Sequence[int]) -> list[np.ndarray | None]:
     """Return the planes of a volume through a voxel, as `planes.cross`; Nones without a volume."""
     return [None] * 3 if volume is None else list(planes.cross(volume, point))
 
@@ -138,7 +139,8 @@ def _draw_names(rgb: np.ndarray, layout: planes.Layout) -> None:
 @cache
 def _word(text: str) -> np.ndarray:
     """Return `text` as a mask (rows, columns) in 0-1."""
-    figure = new_figure(0.3, 0.2)
+    figure = Figure((0.3, 0.2), 100)
+    FigureCanvasAgg(figure)
     figure.text(0.5, 0.42, text, fontsize=9, ha="center", va="center")
     figure.canvas.draw()
     return 1 - np.asarray(figure.canvas.buffer_rgba())[..., 0] / 255.0

@@ -18,7 +18,7 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, ScalarFormatter
 
-from wnet_nb import planes
+from wnet_nb import pictures, planes
 from wnet_nb.metrics import InstanceScores
 from wnet_nb.training import Preview
 
@@ -35,7 +35,15 @@ LOSSES = {
 }
 
 
-def plot_losses(history: Sequence[Mapping[str, Any]], *, log: bool = False) -> Figure:
+def plot_losses(
+    history: Sequence[Mapping[str, Any]],
+    *,
+    log: bool = False,
+    steps: Sequence[tuple[int, float, float, float]] = (),
+    steps_per_epoch: int = 1,
+    epochs: int | None = None,
+    changes: Sequence[int] | None = None,
+) -> Figure:
     """Draw the three loss curves, with a mark where options were changed during training.
 
     Parameters
@@ -44,9 +52,21 @@ def plot_losses(history: Sequence[Mapping[str, Any]], *, log: bool = False) -> F
         Rows of ``history.csv``.
     log : bool
         Logarithmic vertical axes.
+    steps : sequence of (step, soft N-cut, reconstruction, total), optional
+        Drawn thin behind the means of the epochs, which then stand in the middle of theirs.
+    steps_per_epoch, epochs : int, optional
+        For the horizontal axis of a training that goes on.
+    changes : sequence of int, optional
+        Steps before which options were changed, drawn with their numbers; without it, the epochs
+        of the history in which that happened.
     """
     figure = new_figure(11.5, 3.2)
-    _draw_losses([figure.add_subplot(1, 3, n) for n in (1, 2, 3)], history, log)
+    axes = [figure.add_subplot(1, 3, n) for n in (1, 2, 3)]
+    _draw_losses(axes, history, log=log, steps=steps, per_epoch=steps_per_epoch, changes=changes)
+    if epochs:
+        reached = steps[-1][0] / steps_per_epoch if steps else epochs
+        for ax in axes:
+            ax.set_xlim(0, max(1, min(epochs, 1.5 * reached)))
     return figure
 
 
@@ -55,7 +75,7 @@ def plot_preview(
     *,
     voxel_size_um: Sequence[float] | None = None,
     title: str = "",
-    class_names: Sequence[str] = (),
+    cells: np.ndarray | None = None,
 ) -> Figure:
     """Draw the preview patch: input, class maps and reconstruction, three planes of each.
 
@@ -67,13 +87,16 @@ def plot_preview(
         (z, y, x) in µm, for true proportions; without it, voxels count as cubes.
     title : str
         Above the figure.
-    class_names : sequence of str
-        What to write above the class maps, in place of "class 0" and so on.
+    cells : ndarray, optional
+        (Z, Y, X) labels of the patch, 0 background, drawn in a column of their own.
     """
     columns = 2 + min(len(preview.probabilities), CLASSES_SHOWN)
-    figure = new_figure(3.1 * columns, 3.8)
+    columns += cells is not None
+    figure = new_figure(2.3 * columns, 3.2)
     axes = [figure.add_subplot(1, columns, n + 1) for n in range(columns)]
-    _draw_preview(axes, preview, voxel_size_um, class_names)
+    if cells is not None:
+        _draw_cells(axes.pop(), preview, voxel_size_um, cells)
+    _draw_preview(axes, preview, voxel_size_um)
     if title:
         figure.suptitle(title, fontsize=11)
     return figure
@@ -90,9 +113,9 @@ def plot_progress(
     columns = 2 + min(len(preview.probabilities), CLASSES_SHOWN)
     figure = new_figure(max(11.5, 2.9 * columns), 7.0)
     top, bottom = figure.subfigures(2, 1, height_ratios=[3, 3.9])
-    _draw_losses([top.add_subplot(1, 3, n) for n in (1, 2, 3)], history, log=False)
+    _draw_losses([top.add_subplot(1, 3, n) for n in (1, 2, 3)], history)
     axes = [bottom.add_subplot(1, columns, n + 1) for n in range(columns)]
-    _draw_preview(axes, preview, voxel_size_um, ())
+    _draw_preview(axes, preview, voxel_size_um)
     last = history[-1]["epoch"] if history else 0
     figure.suptitle(f"Training after epoch {last}" + (f" of {epochs}" if epochs else ""))
     return figure
@@ -186,51 +209,74 @@ def new_figure(width: float, height: float, dpi: int = DPI) -> Figure:
     return figure
 
 
-def _draw_losses(axes: list[Axes], history: Sequence[Mapping[str, Any]], log: bool) -> None:
-    epochs = [row["epoch"] for row in history]
-    changed = [row["epoch"] for row in history if row.get("changes")]
-    for ax, (name, title) in zip(axes, LOSSES.items(), strict=True):
+def _draw_losses(
+    axes: list[Axes], history, *, log=False, steps=(), per_epoch=1, changes=None
+) -> None:
+    epochs = np.array([row["epoch"] for row in history]) - (0.5 if steps else 0)
+    places = [(step - 0.5) / per_epoch for step, *_ in steps]
+    marks = [row["epoch"] for row in history if row.get("changes")]
+    if changes is not None:
+        marks = [(step - 1) / per_epoch for step in changes]
+    style = {"color": LOSS_COLOUR, "markersize": 3, "zorder": 3}
+    for n, (ax, (name, title)) in enumerate(zip(axes, LOSSES.items(), strict=True), start=1):
         values = [row[name] for row in history]
-        ax.plot(epochs, values, "o-" if len(values) < 40 else "-", color=LOSS_COLOUR, markersize=3)
-        for n, epoch in enumerate(changed):
-            label = "options changed" if n == 0 else None
-            ax.axvline(epoch, color=MARK_COLOUR, linestyle=":", linewidth=1.2, label=label)
+        ax.plot(epochs, values, "o-" if len(values) < 40 else "-", **style)
+        if steps:
+            ax.plot(places, [step[n] for step in steps], color=LOSS_COLOUR, alpha=0.35, linewidth=1)
+        for number, place in enumerate(marks, start=1):
+            label = "options changed" if number == 1 else None
+            ax.axvline(place, color=MARK_COLOUR, linestyle=":", linewidth=1.3, label=label)
+            if changes is not None:
+                ax.annotate(
+                    f"{number}", (place, 1), (2, -2), xycoords=("data", "axes fraction"),
+                    textcoords="offset points", va="top", fontsize=9, color=MARK_COLOUR,
+                )  # fmt: skip
         ax.set_title(title, fontsize=10)
         ax.set_xlabel("epoch")
         ax.set_ylabel("loss, lower is better", fontsize=9)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
         ax.grid(alpha=0.3)
-        if log and values and min(values) > 0:
+        if log and min([*values, *(step[n] for step in steps)], default=0) > 0:
             ax.set_yscale("log")
             ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             ax.yaxis.set_minor_formatter("")
         else:
             ax.yaxis.set_major_formatter(ScalarFormatter(useOffset=False))
-        if changed:
+        if marks and changes is None:
             ax.legend(fontsize=8)
 
 
-def _draw_preview(axes: list[Axes], preview: Preview, voxel_size_um, class_names) -> None:
-    spacing = (1.0, 1.0, 1.0) if voxel_size_um is None else tuple(voxel_size_um)
-    point = [n // 2 for n in preview.image.shape]
-    classes = preview.probabilities[: len(axes) - 2]
-    names = list(class_names) or [f"class {k}" for k in range(len(preview.probabilities))]
-    grey = (0, max(1.0, float(np.percentile(preview.image, PERCENTILES[1]))))
-    blocks = [(f"input (white: {grey[1]:.0f} of 100)", preview.image, "gray", grey)]
-    blocks += [
-        (f"{name} (yellow: sure)", p, "viridis", (0, 1))
-        for name, p in zip(names, classes, strict=False)
-    ]
-    white = max(1.0, float(np.percentile(preview.reconstruction, PERCENTILES[1])))
-    blocks.append(
-        (f"reconstruction (white: {white:.0f})", preview.reconstruction, "gray", (0, white))
-    )
-    layout = planes.Layout.of(preview.image.shape, spacing)
-    for ax, (title, volume, cmap, limits) in zip(axes, blocks, strict=True):
-        _show_block(ax, layout.draw(volume, point), layout, limits=limits, cmap=cmap)
-        ax.set_title(title, fontsize=10)
+def _draw_preview(axes: list[Axes], preview: Preview, voxel_size_um) -> None:
+    blocks = [("input", "white: {:.0f} of 100", preview.image, "gray")]
+    for k, probabilities in enumerate(preview.probabilities[: len(axes) - 2]):
+        blocks.append((f"class {k}", "yellow: sure", probabilities, "viridis"))
+    blocks.append(("reconstruction", "white: {:.0f}", preview.reconstruction, "gray"))
+    layout, point = _preview_layout(preview, voxel_size_um)
+    for ax, (title, scale, volume, cmap) in zip(axes, blocks, strict=True):
+        white = max(1.0, float(np.percentile(volume, PERCENTILES[1])))
+        _show_block(ax, layout.draw(volume, point), layout, limits=(0, white), cmap=cmap)
+        ax.set_title(f"{title}\n({scale.format(white)})", fontsize=10)
     _draw_scale_bar(axes[0], layout, "voxels" if voxel_size_um is None else "µm")
+
+
+def _draw_cells(ax: Axes, preview: Preview, voxel_size_um, cells: np.ndarray) -> None:
+    layout, point = _preview_layout(preview, voxel_size_um)
+    white = max(1.0, float(np.percentile(preview.image, PERCENTILES[1])))
+    _show_block(ax, layout.draw(preview.image, point), layout, limits=(0, white))
+    overlay = np.zeros((*layout.shape, 4))
+    for place, plane in zip(layout.places, planes.cross(cells, point), strict=True):
+        size = overlay[place].shape[:2]
+        colour, alpha = pictures.paint(pictures.enlarge(plane, size), 0.5)
+        overlay[place] = np.concatenate([colour / 255, alpha[..., None]], axis=-1)
+    ax.imshow(overlay, interpolation="nearest")
+    ax.set_ylim(overlay.shape[0] + SCALE_BAR_PIXELS, 0)
+    ax.set_title(f"{_count(cells)} cells\nin the patch", fontsize=10)
+
+
+def _preview_layout(preview: Preview, voxel_size_um) -> tuple[planes.Layout, list[int]]:
+    size = (1.0, 1.0, 1.0) if voxel_size_um is None else tuple(voxel_size_um)
+    return planes.Layout.of(preview.image.shape, size), [n // 2 for n in preview.image.shape]
 
 
 def _show_block(
