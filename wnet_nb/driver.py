@@ -4,10 +4,10 @@ The mechanism, and why. The cell is an ``await``: it stays busy to the end, so R
 and later cells never see a half-trained model. The computing goes on in one thread, because a
 single step of a large network can take half a minute; that thread touches no widget. What it brings
 comes back to the kernel's own event loop, where it is drawn: widgets set from there redraw
-everywhere, also where those set from a thread do not (Colab). While the cell waits, button presses
-and slider moves are handled by `Doorman`: ipykernel 7.4 lets them through to an awaiting cell, and
-for ipykernel 6 it takes them out of the kernel's queue. The kernel's interrupt button is a wish to
-stop, as the Stop button is, so that the state kept is whole.
+everywhere, also where those set from a thread do not (Colab). While the cell waits, button presses,
+slider moves and what a reopened tab asks are handled by `Doorman`: ipykernel 7.4 lets them through
+to an awaiting cell, and for ipykernel 6 it takes them out of the kernel's queue. The kernel's
+interrupt button is a wish to stop, as the Stop button is, so that the state kept is whole.
 """
 
 from __future__ import annotations
