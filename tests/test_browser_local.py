@@ -208,7 +208,7 @@ def test_a_user_goes_through_the_notebook(page, lab, record_property):
     push(page, ".wnet-dashboard .wnet-option-reconstruction_weight")
     note = page.locator(".wnet-dashboard").get_by_text(re.compile(r"from step \d+"))
     seconds = wait_until(lambda: note.count() > 0, 20)
-    record_property("a step is taken with a changed loss weight", seconds)
+    record_property("a step begins with a changed loss weight", seconds)
     push(page, ".wnet-dashboard .wnet-option-reconstruction_weight", times=10)
     wait_until(lambda: epoch(page) > 3)
     shoot(page, folder, ".wnet-dashboard", "dashboard", "dashboard.png")

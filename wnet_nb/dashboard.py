@@ -191,6 +191,8 @@ class Dashboard(Panel):
         if moved:
             self._taken = before | moved
             self.monitor.mark(self.monitor.last_step + 1, moved)
+            if self._loop is not None:  # to be seen before the step ends
+                self._loop.call_soon_threadsafe(self.monitor.show_changes)
         return live
 
     # ------------------------------------------------------------------ training

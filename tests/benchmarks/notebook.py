@@ -21,7 +21,7 @@ from nbclient import NotebookClient
 ROOT = Path(__file__).resolve().parents[2]
 WANTED = {
     "affinity picture follows its slider, while training": "0.2 s",
-    "a step is taken with a changed loss weight": "1 s, or one step",
+    "a step begins with a changed loss weight": "1 s, or one step",
     "Stop has kept the model": "2 s, or one step",
 }
 
