@@ -164,6 +164,8 @@ def choose_dtype(precision: str, device: torch.device, *, training: bool) -> tor
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if native else torch.float16
-    able = {} if training else torch.cpu.get_capabilities()
+    if training:
+        return torch.float32
+    able = getattr(torch.cpu, "get_capabilities", dict)()  # not in the oldest torch we take
     native = able.get("avx512_bf16") or able.get("amx_bf16")
     return torch.bfloat16 if native else torch.float32
