@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from wnet_nb.model import Stage, WNet3D, choose_dtype
+from wnet_nb.device import choose_dtype
+from wnet_nb.model import Stage, WNet3D
 
 GOLDEN = Path(__file__).parent / "golden"
 

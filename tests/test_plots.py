@@ -5,7 +5,7 @@ import pytest
 from skimage.io import imread
 
 from wnet_nb import metrics, plots
-from wnet_nb.training import Preview
+from wnet_nb.events import Preview
 
 EPOCHS = range(1, 13)
 

@@ -19,9 +19,9 @@ import torch
 from wnet_nb import checkpoint, config, fetch, pipeline, prediction, runs, storage
 from wnet_nb.checkpoint import PUBLISHED, fetch_published
 from wnet_nb.config import Settings
+from wnet_nb.events import EpochEnd, Event
 from wnet_nb.inputs import Inputs
 from wnet_nb.terminal import Speaker
-from wnet_nb.training import EpochEnd, Event
 from wnet_nb.widgets import Dashboard, Trained
 
 EXAMPLE, OWN, LINK = "example volume", "own folder", "Drive link"

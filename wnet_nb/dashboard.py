@@ -21,11 +21,11 @@ from wnet_nb import advice, checkpoint, pipeline, prediction, runs
 from wnet_nb.checkpoint import Checkpoint
 from wnet_nb.config import LIVE, ConfigError, Settings
 from wnet_nb.driver import POLL_SECONDS, StopInPlace, attend, explain
+from wnet_nb.events import Event, Finished, StepEnd
 from wnet_nb.forms import RED, OptionField, SettingsForm, message
 from wnet_nb.inputs import Inputs
 from wnet_nb.monitor import Monitor
 from wnet_nb.preflight import measure_patch, try_steps
-from wnet_nb.training import Event, Finished, StepEnd
 from wnet_nb.viewer import Panel
 
 SNAPSHOTS = "snapshots"

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from wnet_nb.data import Normalisation, fit_normalisation, pad_to
-from wnet_nb.model import DEPTH_FACTOR, choose_dtype
+from wnet_nb.device import choose_dtype
+from wnet_nb.model import DEPTH_FACTOR
 from wnet_nb.preparation import Prepared, enlarge
 
 TILE_SIZE = 96

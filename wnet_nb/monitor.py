@@ -12,10 +12,10 @@ import numpy as np
 
 from wnet_nb import plots
 from wnet_nb.config import Settings
+from wnet_nb.events import EpochEnd, Event, Started, StepEnd
 from wnet_nb.forms import message
 from wnet_nb.instances import segment_instances
 from wnet_nb.preflight import duration
-from wnet_nb.training import EpochEnd, Event, Started, StepEnd
 from wnet_nb.viewer import Panel
 
 DRAW_SHARE = 10  # the curves are redrawn at most for this part of the time

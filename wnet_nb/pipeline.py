@@ -15,11 +15,11 @@ from wnet_nb.checkpoint import PUBLISHED, fetch_published
 from wnet_nb.config import Settings
 from wnet_nb.data import DataError
 from wnet_nb.evaluation import Evaluation, evaluate, match_name, read_labels
+from wnet_nb.events import Event, Finished
 from wnet_nb.example import make_example
 from wnet_nb.inputs import Inputs, read_inputs, require_volumes
 from wnet_nb.prediction import segment
 from wnet_nb.preparation import prepare
-from wnet_nb.training import Event, Finished
 
 __all__ = [
     "Evaluation",

@@ -19,8 +19,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, ScalarFormatter
 
 from wnet_nb import pictures, planes
+from wnet_nb.events import Preview
 from wnet_nb.metrics import InstanceScores
-from wnet_nb.training import Preview
 
 DPI, OVERLAY_DPI = 100, 150  # at 150, one pixel of an outline is at least one of the figure
 NETWORK_COLOUR, BASELINE_COLOUR = "#ffb000", "#3ddbd9"

@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from wnet_nb import advice, baseline, checkpoint, io, plots, runs, training
+from wnet_nb import advice, baseline, checkpoint, io, plots, runs
 from wnet_nb.checkpoint import PUBLISHED, Checkpoint, fetch_published
 from wnet_nb.config import OPTIONS, ConfigError, Settings
 from wnet_nb.data import DataError
+from wnet_nb.device import choose_device
 from wnet_nb.inference import predict_volume
 from wnet_nb.inputs import Inputs, read_inputs, require_volumes
 from wnet_nb.instances import Instances, segment_instances
@@ -65,7 +66,7 @@ def load_model(
     if str(source) == PUBLISHED and not Path(PUBLISHED).exists():
         source = fetch_published(progress=progress)
     model = checkpoint.load_checkpoint(source)
-    device = training.choose_device()
+    device = choose_device()
     # Channels last is a quarter quicker on a CPU, and alike to the sixth digit.
     layout = torch.channels_last_3d if device == "cpu" else torch.preserve_format
     model.model.to(device, memory_format=layout)

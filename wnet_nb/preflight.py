@@ -8,6 +8,7 @@ import torch
 from wnet_nb import training
 from wnet_nb.cell_size import estimate_cell_radius
 from wnet_nb.config import Settings
+from wnet_nb.device import choose_device, peak_memory_mb
 from wnet_nb.inputs import Inputs
 from wnet_nb.preparation import prepare
 
@@ -59,8 +60,8 @@ def measure_patch(inputs: Inputs, settings: Settings) -> tuple[float, tuple[floa
 
 def _memory_gb() -> tuple[float, float]:
     """Return the most memory used so far and all there is, in GB: of the GPU or the process."""
-    device = torch.device(training.choose_device())
-    used = training.peak_memory_mb(device) / 1e3
+    device = torch.device(choose_device())
+    used = peak_memory_mb(device) / 1e3
     if device.type == "cuda":
         return used, torch.cuda.get_device_properties(device).total_memory / 1e9
     return used, psutil.virtual_memory().total / 1e9

@@ -23,8 +23,8 @@ import wnet_nb
 from wnet_nb import io, plots
 from wnet_nb.checkpoint import write_whole
 from wnet_nb.config import OPTIONS, Settings, from_mapping
+from wnet_nb.events import EpochEnd, Event, Started
 from wnet_nb.preparation import Prepared
-from wnet_nb.training import EpochEnd, Event, Started
 
 SETTINGS, HISTORY, PROGRESS = "settings.json", "history.csv", "progress.png"
 PREVIEWS, PREDICTIONS, VALIDATION = "previews", "predictions", "validation.csv"

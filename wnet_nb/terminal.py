@@ -15,7 +15,8 @@ from tqdm import tqdm
 
 from wnet_nb import inputs, io, metrics
 from wnet_nb.evaluation import Evaluation
-from wnet_nb.training import EpochEnd, Event, Started, StepEnd, TrainingError
+from wnet_nb.events import EpochEnd, Event, Started, StepEnd
+from wnet_nb.training import TrainingError
 
 BAR = "{desc} {percentage:3.0f}% |{bar:24}| {n_fmt}/{total_fmt} {unit}, {remaining} left{postfix}"
 

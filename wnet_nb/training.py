@@ -7,7 +7,6 @@ goes on with the same numbers, because every step draws its chance from (seed, s
 from __future__ import annotations
 
 import math
-import sys
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,10 +20,12 @@ from torch import Tensor, nn
 from wnet_nb import checkpoint
 from wnet_nb.config import LIVE, Settings
 from wnet_nb.data import PatchSampler
+from wnet_nb.device import choose_device, choose_dtype, describe_device, peak_memory_mb
+from wnet_nb.events import EpochEnd, Event, Finished, Preview, Started, StepEnd
 from wnet_nb.inference import predict_volume
 from wnet_nb.losses import Losses, wnet_losses
 from wnet_nb.metrics import best_class_dice
-from wnet_nb.model import WNet3D, choose_device, choose_dtype
+from wnet_nb.model import WNet3D
 from wnet_nb.preparation import Prepared, prepare
 
 SCALED_STEPS_REFUSED = 10  # a float16 gradient scaler may refuse a few steps while it settles
@@ -32,79 +33,6 @@ SCALED_STEPS_REFUSED = 10  # a float16 gradient scaler may refuse a few steps wh
 
 class TrainingError(RuntimeError):
     """Training cannot go on; the message says at which step, why, and what to do."""
-
-
-@dataclass(frozen=True)
-class Preview:
-    """The fixed preview patch as the network sees it now.
-
-    Attributes
-    ----------
-    image : ndarray
-        (Z, Y, X) float32 in 0-100.
-    probabilities : ndarray
-        (K, Z, Y, X) float32 in 0-1.
-    reconstruction : ndarray
-        (Z, Y, X) float32 in 0-100.
-    """
-
-    image: np.ndarray
-    probabilities: np.ndarray
-    reconstruction: np.ndarray
-
-
-@dataclass(frozen=True)
-class Started:
-    """Training is about to begin (or to go on after `epochs_done` epochs)."""
-
-    epochs: int
-    epochs_done: int
-    steps_per_epoch: int
-    parameters: int
-    patch_shape: tuple[int, int, int]
-    device: str
-    precision: str
-    remarks: tuple[str, ...]
-    history: tuple[dict[str, Any], ...]
-
-
-@dataclass(frozen=True)
-class StepEnd:
-    """One step was taken; losses are those of its batch, before the step."""
-
-    step: int
-    epoch: int
-    soft_ncut: float
-    reconstruction: float
-    total: float
-    seconds: float
-    seconds_left: float
-
-
-@dataclass(frozen=True)
-class EpochEnd:
-    """One epoch is over; `row` is its row of ``history.csv``."""
-
-    epoch: int
-    row: dict[str, Any]
-    seconds_left: float
-    preview: Preview
-    validation_dice: float | None
-
-
-@dataclass(frozen=True)
-class Finished:
-    """Training is over; `model` is in evaluation mode."""
-
-    epochs: int
-    steps: int
-    seconds: float
-    model: WNet3D
-    settings: Settings
-    history: tuple[dict[str, Any], ...]
-
-
-Event = Started | StepEnd | EpochEnd | Finished
 
 
 @dataclass
@@ -433,24 +361,3 @@ class _Trainer:
 
 def _times(shape: Sequence[int]) -> str:
     return "×".join(map(str, shape))
-
-
-def describe_device(device: torch.device) -> str:
-    """Return the device in words."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"CPU, {torch.get_num_threads()} threads"
-
-
-def peak_memory_mb(device: torch.device) -> float:
-    """Return the most memory used so far, in MB: of the GPU, or of this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e6
-    if sys.platform == "win32":
-        import psutil
-
-        return psutil.Process().memory_info().peak_wset / 1e6
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 1e6 if sys.platform == "darwin" else peak / 1e3

@@ -10,8 +10,8 @@ from typing import Any
 
 from wnet_nb import advice, checkpoint, config, inputs, io, pipeline, prediction, runs
 from wnet_nb.config import Settings
+from wnet_nb.events import Finished
 from wnet_nb.terminal import Speaker, follow, show_inputs, show_scores, show_written
-from wnet_nb.training import Finished
 
 Outcome = tuple[int, Any]
 

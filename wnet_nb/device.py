@@ -1,0 +1,51 @@
+"""Where the network computes, in which number format, and how much memory that took."""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+
+
+def choose_device() -> str:
+    """Return ``cuda`` if a GPU can be used, else ``cpu``."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def choose_dtype(precision: str, device: torch.device, *, training: bool) -> torch.dtype:
+    """Return the number format for a precision option on a device.
+
+    ``auto`` is bfloat16 on a GPU that computes in it, else float16 there. On a CPU it is float32,
+    but for predicting on a processor that computes in bfloat16: there it is 3 times quicker.
+    """
+    if precision != "auto":
+        return getattr(torch, precision)
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if native else torch.float16
+    if training:
+        return torch.float32
+    able = getattr(torch.cpu, "get_capabilities", dict)()  # not in the oldest torch we take
+    native = able.get("avx512_bf16") or able.get("amx_bf16")
+    return torch.bfloat16 if native else torch.float32
+
+
+def describe_device(device: torch.device) -> str:
+    """Return the device in words."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {torch.get_num_threads()} threads"
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Return the most memory used so far, in MB: of the GPU, or of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    if sys.platform == "win32":
+        import psutil
+
+        return psutil.Process().memory_info().peak_wset / 1e6
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if sys.platform == "darwin" else peak / 1e3
