@@ -154,7 +154,7 @@ def _common_statistics(
     moments: dict[nn.Module, list[Tensor]] = {}
 
     def record(norm: nn.GroupNorm, inputs: tuple[Tensor]) -> None:
-        x = inputs[0].double().view(norm.num_groups, -1)
+        x = inputs[0].double().reshape(norm.num_groups, -1)
         moments.setdefault(norm, []).append(torch.stack((x.mean(1), x.square().mean(1))))
 
     def apply(norm: nn.GroupNorm, inputs: tuple[Tensor], _: Tensor) -> Tensor:
