@@ -318,6 +318,8 @@ widgets.view_cells(cells[0], stacks.volume)
 # Copies all results to a new folder on Drive, reads every file back to be sure, and downloads them
 # as a zip if you tick the box. Takes **a minute or two**. Nothing on your Drive is ever replaced.
 #
+# **Report:** `report.html` has cells, pictures, sizes, settings and how to repeat it on one page.
+#
 # **Version log:** it is in `Quality Control/version_log.txt` and in `settings.json`, which can
 # repeat the training.
 #

@@ -161,7 +161,8 @@ display(viewer, widgets.CellTable(results[0], viewer))
 # %% [markdown]
 # ## 7. Save and cite
 #
-# Everything is saved already, in the folder that is printed below: `settings.json` replays the run,
+# Everything is saved already, in the folder that is printed below. Open `report.html` first: cells,
+# pictures, sizes, settings and how to repeat it, on one page. `settings.json` replays the run,
 # `weights.safetensors` is the network, `predictions/` holds for every volume `labels.tif` (opens in
 # Fiji and napari), `cells.csv` and `overlay.png`. Copy the folder to keep it.
 #
@@ -175,5 +176,5 @@ display(viewer, widgets.CellTable(results[0], viewer))
 #   ZeroCostDL4Mic.* Nature Communications 12:2276 (2021).
 
 # %%
-print("run:    ", trained.run.resolve())
+print("report: ", trained.run.resolve() / "report.html")
 print("results:", results[0].folder.parent.resolve())

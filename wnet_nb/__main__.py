@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import warnings
 from collections.abc import Sequence
 
 from wnet_nb import __version__
@@ -105,8 +106,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="replace")
     from wnet_nb import terminal, verbs
 
+    speaker = terminal.Speaker(quiet=as_json)
     try:
-        status, result = getattr(verbs, options.verb)(options, terminal.Speaker(quiet=as_json))
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", UserWarning)
+            warnings.showwarning = lambda message, *_, **__: speaker.remark(f"{message}")
+            status, result = getattr(verbs, options.verb)(options, speaker)
     except KeyboardInterrupt:
         return _fail("interrupted", INTERRUPTED)
     except Exception as error:

@@ -262,7 +262,7 @@ class Dashboard(Panel):
                 raise self._told(error) from None
         how = "Finished" if finished else "Stopped, and the model of the last step is kept"
         self.monitor.say(
-            f"{how}: {len(trained.history)} epochs are complete, in '{self.run}'. To train anew "
+            f"{how}: {len(trained.history)} epochs; see '{self.run}/report.html'. To train anew "
             "with other options, run this cell and the next one again."
         )
         return trained

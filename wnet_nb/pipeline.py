@@ -5,19 +5,21 @@ The command line and the notebooks both call these; nothing here prints or draws
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from wnet_nb import io, plots, runs, training
-from wnet_nb.checkpoint import PUBLISHED, fetch_published
+from wnet_nb import findings, io, plots, report, runs, training
+from wnet_nb.checkpoint import PUBLISHED, fetch_published, write_whole
 from wnet_nb.config import Settings
 from wnet_nb.data import DataError
 from wnet_nb.evaluation import Evaluation, evaluate, match_name, read_labels
 from wnet_nb.events import Event, Finished
 from wnet_nb.example import make_example
 from wnet_nb.inputs import Inputs, read_inputs, require_volumes
+from wnet_nb.metrics import InstanceScores
 from wnet_nb.prediction import segment
 from wnet_nb.preparation import prepare
 
@@ -26,6 +28,7 @@ __all__ = [
     "evaluate",
     "read_inputs",
     "read_validation",
+    "score",
     "segment",
     "train_events",
     "train_run",
@@ -96,7 +99,8 @@ def _recorded(events, record) -> Generator[Event, None, None]:
             record(event)
             yield event
     finally:
-        events.close()
+        events.close()  # the state of the last step is written here
+        report.renew(record.run)
 
 
 def train_run(
@@ -172,9 +176,23 @@ def make_demo_files(out: Path, seed: int) -> tuple[Path, Path]:
     )
 
 
-def write_scores(scored: Evaluation, folder: Path) -> Path:
-    """Draw F1 against overlap, network and classical, to ``scores.png``; return its path."""
-    figure = plots.plot_scores(scored.scores, scored.baseline, title=scored.name)
-    with io.new_file(folder / "scores.png") as partial:
-        partial.write_bytes(plots.figure_png(figure))
-    return folder / "scores.png"
+def score(folder: Path, truth: str | Path) -> Evaluation:
+    """Score the cells of one volume and keep that beside them, for the report of the run.
+
+    Parameters
+    ----------
+    folder : Path
+        Of a `Prediction`. ``scores.json`` and, for true labels, ``scores.png`` (F1 against overlap,
+        network and classical) are written there, in place of earlier ones.
+    truth : str or Path
+        True labels or points; see `evaluate`.
+    """
+    (scored,) = evaluate(folder, truth)
+    words = json.dumps(scored.as_dict(), indent=2, ensure_ascii=False)
+    write_whole(folder / findings.SCORES, lambda part: part.write_text(words, encoding="utf-8"))
+    if isinstance(scored.scores, InstanceScores):
+        figure = plots.plot_scores(scored.scores, scored.baseline, title=scored.name)
+        png = plots.figure_png(figure)
+        write_whole(folder / findings.SCORES_PICTURE, lambda part: part.write_bytes(png))
+    report.renew(folder.parent.parent)
+    return scored

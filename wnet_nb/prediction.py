@@ -11,13 +11,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from wnet_nb import advice, baseline, checkpoint, io, plots, runs
+from wnet_nb import advice, baseline, checkpoint, io, plots, report, runs
 from wnet_nb.checkpoint import PUBLISHED, Checkpoint, fetch_published
 from wnet_nb.config import OPTIONS, ConfigError, Settings
 from wnet_nb.data import DataError
@@ -143,7 +144,9 @@ def segment(
     require_volumes(inputs, path)
     settings = segment_settings(model, changes)
     folder = Path(out) if out else default_out(source)
-    return [segment_volume(volume, model, settings, folder) for volume in inputs.volumes]
+    found = [segment_volume(volume, model, settings, folder) for volume in inputs.volumes]
+    report.renew(folder.parent)
+    return found
 
 
 def default_out(source: str | Path) -> Path:
@@ -247,8 +250,8 @@ def describe_cells(
     """Return what ``result.json`` says, as JSON values."""
     size = cells.cell_size
     return {
-        "name": volume.name,
-        "image": str(volume.source),
+        **runs.describe_volume(volume),
+        "made": datetime.now().astimezone().isoformat(timespec="seconds"),
         "model": str(model.source),
         "count": int(cells.count),
         "cell_radius_um": float(size.radius_um),
@@ -256,8 +259,6 @@ def describe_cells(
         "classes": [int(k) for k in cells.classes],
         "reason": cells.reason,
         "boundary": cells.boundary,
-        "voxel_size_um": list(volume.voxel_size_um),
-        "voxel_size_source": volume.voxel_size_source,
         "settings": {name: settings.as_dict()[name] for name in SEGMENT_OPTIONS},
         "versions": runs.versions(),
     }

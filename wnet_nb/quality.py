@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from wnet_nb import pipeline, plots, runs, storage
+from wnet_nb import findings, pipeline, plots, runs, storage
 from wnet_nb.metrics import InstanceScores
 from wnet_nb.prediction import Prediction
 
@@ -46,10 +46,9 @@ def _score(one: Prediction, truth: Path | None, folder: Path) -> list[tuple]:
     classical = (one.name, "classical", one.result["baseline_count"])
     if truth is None:
         return [network, classical]
-    (scored,) = pipeline.evaluate(one.folder, truth)
+    scored = pipeline.score(one.folder, truth)
     if isinstance(scored.scores, InstanceScores):
-        figure = plots.plot_scores(scored.scores, scored.baseline, title=one.name)
-        (folder / f"{one.name}_scores.png").write_bytes(plots.figure_png(figure))
+        shutil.copyfile(one.folder / findings.SCORES_PICTURE, folder / f"{one.name}_scores.png")
     f1 = [
         s.mean_f1 if isinstance(s, InstanceScores) else s.f1
         for s in (scored.scores, scored.baseline)

@@ -14,7 +14,7 @@ import ipywidgets as widgets
 import numpy as np
 from IPython.display import display
 
-from wnet_nb import evaluation, io, pipeline, plots, prediction
+from wnet_nb import evaluation, io, pipeline, plots, prediction, report
 from wnet_nb.dashboard import Trained
 from wnet_nb.driver import StopInPlace, attend, explain
 from wnet_nb.forms import RED, message
@@ -86,6 +86,8 @@ async def find_cells(
                         raise
                     told.append(message(f"{volume.name}: {words}", RED))
                 lines.value = "<br>".join(told)
+            if page := await loop.run_in_executor(pool, report.renew, out.parent):
+                lines.value += f"<br>All on one page: <code>{escape(str(page))}</code>"
 
     await attend(asyncio.ensure_future(work()), lambda: wishes.append("stop"))
     status.value = message(f"{len(done)} of {len(volumes)} volumes are done.")
@@ -133,7 +135,7 @@ def show_scores(found: Sequence[Prediction], truth: str | Path | None) -> widget
     parts = []
     for one in found:
         try:
-            (scored,) = pipeline.evaluate(one.folder, truth)
+            scored = pipeline.score(one.folder, truth)
         except (ValueError, OSError) as error:
             parts.append(widgets.HTML(message(f"{one.name}: {error}.", RED)))
             continue

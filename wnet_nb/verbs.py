@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from wnet_nb import advice, checkpoint, config, inputs, io, pipeline, prediction, runs
+from wnet_nb import advice, checkpoint, config, inputs, io, pipeline, prediction, report, runs
 from wnet_nb.config import Settings
 from wnet_nb.events import Finished
 from wnet_nb.terminal import Speaker, follow, show_inputs, show_scores, show_written
@@ -70,8 +70,8 @@ def _finish_training(events, run: Path, settings: Settings, speaker: Speaker) ->
     history = runs.read_history(run) if (run / runs.HISTORY).exists() else []
     if not isinstance(seen, Finished):
         speaker.remark(
-            f"stopped after {len(history)} of {settings.epochs} epochs; the model is kept in "
-            f"'{run}': go on with the same command and --resume"
+            f"stopped after {len(history)} of {settings.epochs} epochs; the model and a report are "
+            f"kept in '{run}': go on with the same command and --resume"
         )
         return 130, {"run": str(run), "finished": False, "epochs": len(history)}
     sentences = advice.read_losses(history, settings)
@@ -108,14 +108,19 @@ def segment(options: Namespace, speaker: Speaker) -> Outcome:
     show_inputs(found, speaker)
     out = Path(options.out) if options.out else prediction.default_out(options.model)
     done, failed = [], []
-    for volume in found.volumes:
-        try:
-            done.append(_segment_one(volume, model, settings, out, speaker))
-        except ValueError as error:
-            failed.append((volume.source, str(error)))
-            speaker.remark(f"'{volume.name}' was not segmented: {error}")
+    try:
+        for volume in found.volumes:
+            try:
+                done.append(_segment_one(volume, model, settings, out, speaker))
+            except ValueError as error:
+                failed.append((volume.source, str(error)))
+                speaker.remark(f"'{volume.name}' was not segmented: {error}")
+    finally:  # also after Ctrl-C
+        page = report.renew(out.parent)
     if not done:
         raise io.VolumeError(f"nothing was segmented: {failed[0][1]}")
+    if page:
+        show_written([page], speaker)
     skipped = _as_json([*found.skipped, *failed])
     return 0, {"results": [_prediction_json(one) for one in done], "skipped": skipped}
 
@@ -197,12 +202,12 @@ def demo(options: Namespace, speaker: Speaker) -> Outcome:
     model = prediction.load_model(run)
     cells = _segment_one(found.volumes[0], model, settings, run / runs.PREDICTIONS, speaker)
     speaker.say("5. against the truth, which the network has never seen")
-    (scored,) = pipeline.evaluate(cells.folder, truth)
+    scored = pipeline.score(cells.folder, truth)
     show_scores(scored, speaker)
-    scores = pipeline.write_scores(scored, cells.folder)
     seconds = time.perf_counter() - began
     speaker.say(f"everything is in '{out}', made in {seconds:.0f} s; look at these first:")
-    show_written([run / runs.PROGRESS, cells.folder / "overlay.png", scores], speaker)
+    pictures = [cells.folder / name for name in ("overlay.png", "scores.png")]
+    show_written([run / report.REPORT, run / runs.PROGRESS, *pictures], speaker)
     result = {"out": str(out), "seconds": round(seconds, 1), "training": trained}
     return 0, result | {"cells": _prediction_json(cells), "scores": scored.as_dict()}
 
@@ -221,8 +226,8 @@ def _settings(options: Namespace, run: Path | None = None) -> Settings:
 
 
 def _written(run: Path) -> list[Path]:
-    names = (runs.SETTINGS, runs.HISTORY, runs.PROGRESS, runs.PREVIEWS, runs.VALIDATION)
-    names += (checkpoint.STATES, checkpoint.WEIGHTS)
+    names = (report.REPORT, runs.SETTINGS, runs.HISTORY, runs.PROGRESS, runs.PREVIEWS)
+    names += (runs.VALIDATION, checkpoint.STATES, checkpoint.WEIGHTS)
     return [run / name for name in names if (run / name).exists()]
 
 
