@@ -229,6 +229,37 @@ def test_cells_below_the_minimum_size_are_left_out():
     assert counts == [4, 4, 3]
 
 
+def textured(centres):
+    """Return an image of cells on texture of their own size, and a network that took its crests."""
+    shape = (72, 72, 72)
+    texture = ndimage.gaussian_filter(np.random.default_rng(1).normal(size=shape), 2.5)
+    texture *= 15 / texture.std()
+    image = draw(shape, centres, RADIUS) + 60 + texture
+    crests = draw(shape, centres, RADIUS) + texture > 22
+    return image, two_classes(ndimage.gaussian_filter(crests.astype(np.float32), 0.8))
+
+
+def test_texture_that_the_network_took_for_cells_is_not_counted():
+    centres = [(14, 16, 18), (14, 52, 50), (36, 30, 58), (36, 58, 20), (58, 16, 40), (56, 52, 54)]
+    image, probabilities = textured(centres)
+    assert ndimage.label(probabilities[1] > 0.5)[1] > 30
+    found = segment(probabilities, image)
+    assert found.count == len(centres)
+    assert all(found.labels[centre] > 0 for centre in centres)
+
+
+def test_texture_without_any_cell_gives_hardly_any():
+    image, probabilities = textured([])
+    assert segment(probabilities, image).count <= 2
+
+
+@pytest.mark.parametrize("first", [0.0, 1.0])
+def test_classes_that_have_collapsed_are_said_to_be_a_guess(first, example):
+    image, _ = example
+    found = segment(two_classes(np.full(image.shape, first)), image, 5.0)
+    assert "a guess" in found.reason and "most like" not in found.reason
+
+
 def test_network_that_sees_no_cells_gives_none_and_no_error(example):
     image, _ = example
     nothing = two_classes(np.zeros(image.shape))

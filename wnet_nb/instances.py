@@ -28,11 +28,14 @@ ROUND_SIGMA = 0.2  # smoothing of the finished outline
 BACKGROUND_SIGMA = 2.5  # reach of the local background
 CORE_RADIUS = 0.5  # the middle of a cell, where its brightness is measured
 HALO = 4.0  # overlap of blocks
-NOISE_QUANTILE, NOISE_FACTOR = 0.9, 3.0  # a seed exceeds this many times that quantile of the
-# bright spots of the background
+BACKGROUND_ROUNDS, BACKGROUND_CLIP = 12, 2.0  # so often, what is further from the background
+# than so many of its standard deviations is set aside
+FALSE_SHARE = 0.05  # of the seeds may be texture
+DARK_FACTOR = 1.5  # bright texture reaches higher than dark texture reaches down
 SEED_PROBABILITY = 0.4
 BOUNDARY_DEFAULT, BOUNDARY_SLOPE = 0.4, 0.6  # the level where cells end, and how far it follows
 # the steepest level of the volume
+ONE_CLASS = 0.999  # share of a class from which the classes have collapsed
 GROWTH_PROBABILITY = 0.1  # cells may reach this far beyond the class map
 BLOCK_SIZE = 256  # voxels
 
@@ -213,6 +216,8 @@ def find_foreground(
         for k in classes
     )
     rest = max((brightness[k] for k in range(len(maps)) if k not in classes), default=np.nan)
+    if shares.max() > ONE_CLASS:
+        return classes, f"{words}: a guess, as the network puts nearly all voxels in one class"
     return classes, f"{words}: most like blobs of cell size; brightness of the rest {rest:.4g}"
 
 
@@ -229,13 +234,29 @@ class _Ground:
 
     def __init__(self, image: np.ndarray, foreground: np.ndarray, radii: np.ndarray) -> None:
         self.image, self.foreground, self.radii = image, foreground, radii
-        self.step = np.maximum(1.0, 0.5 * radii)
-        weight = block_means(foreground, self.step)
-        weight = np.clip(1 - weight, 0, 1) ** 4 + 1e-6  # only voxels surely outside cells count
-        sigma = BACKGROUND_SIGMA * radii / self.step
-        picture = block_means(image, self.step)
-        self.background = ndimage.gaussian_filter(picture * weight, sigma, mode="nearest")
-        self.background /= ndimage.gaussian_filter(weight, sigma, mode="nearest")
+        self.step = np.maximum(1.0, radii)
+        self.background = _find_background(
+            block_means(image, self.step), block_means(foreground, self.step), radii / self.step
+        )
+        self.floor = self._find_floor()
+
+    def _find_floor(self) -> float:
+        """Return what the Laplacian of a seed must exceed, so that few seeds are texture.
+
+        Dark spots of cell size are no cells, and there are about as many bright ones that are none
+        either: the floor lies where the dark spots above it are `FALSE_SHARE` of the bright ones
+        (the target-decoy estimate of Elias & Gygi 2007).
+        """
+        step = np.maximum(1.0, 0.5 * self.radii)
+        above = block_means(self.image, step)
+        above -= enlarge(self.background, above.shape, self.step / step)
+        sigma = SEED_SIGMA * self.radii / step
+        bright, dark = (_difference_of_gaussians(np.maximum(a, 0), sigma) for a in (above, -above))
+        spots = np.sort(bright[_is_peak(bright, (3, 3, 3))])[::-1]
+        decoys = np.sort(DARK_FACTOR * dark[_is_peak(dark, (3, 3, 3))])
+        n_dark = len(decoys) - np.searchsorted(decoys, spots)
+        enough = np.flatnonzero(n_dark <= FALSE_SHARE * np.arange(1, len(spots) + 1))
+        return 0.999 * float(spots[enough[-1]]) if enough.size else np.inf
 
     def region(self, block: tuple[slice, ...]) -> tuple[slice, ...]:
         """Return `block` enlarged by the halo, within the volume."""
@@ -248,9 +269,14 @@ class _Ground:
     def contrast(self, region: tuple[slice, ...], image: np.ndarray) -> np.ndarray:
         """Return the lightly smoothed image above its background in a region, float32."""
         contrast = ndimage.gaussian_filter(image, OUTLINE_SIGMA * self.radii, truncate=3)
-        start = [s.start for s in region]
-        contrast -= enlarge(self.background, image.shape, self.step, start=start)
+        contrast -= self.background_of(region)
         return contrast
+
+    def background_of(self, region: tuple[slice, ...]) -> np.ndarray:
+        """Return the background of a region, float32."""
+        shape, start = ([getattr(s, k) for s in region] for k in ("stop", "start"))
+        shape = np.subtract(shape, start)
+        return enlarge(self.background, shape, self.step, start=start)
 
 
 @dataclass
@@ -268,8 +294,10 @@ def _find_cells(ground: _Ground, block: tuple[slice, ...]) -> _Cells:
     region = ground.region(block)
     image = np.asarray(ground.image[region], np.float32)
     near = ndimage.gaussian_filter(ground.foreground[region], 0.3 * ground.radii, truncate=3)
-    blob = _difference_of_gaussians(image, SEED_SIGMA * ground.radii)
-    seeds = _find_seeds(blob, near, ground.radii)
+    above = image - ground.background_of(region)
+    blob = _difference_of_gaussians(np.maximum(above, 0), SEED_SIGMA * ground.radii)
+    del above
+    seeds = _find_seeds(blob, near, ground.radii, ground.floor)
     markers = np.zeros(image.shape, np.int32)
     markers[tuple(seeds.T)] = np.arange(1, len(seeds) + 1)
     # On the image itself a dim cell would be the slope of a brighter neighbour, and flooded by it.
@@ -292,16 +320,14 @@ def _find_cells(ground: _Ground, block: tuple[slice, ...]) -> _Cells:
     return _Cells(region, basins, contrast, cores, owned)
 
 
-def _find_seeds(blob: np.ndarray, near: np.ndarray, radii: np.ndarray) -> np.ndarray:
+def _find_seeds(blob: np.ndarray, near: np.ndarray, radii: np.ndarray, floor: float) -> np.ndarray:
     """Return the voxels (n, 3) in the middle of cells: maxima of a Laplacian `blob` of cell size.
 
     They lie in the foreground and stand out of the bright spots of the background.
     """
     reach = np.maximum(np.floor(SEED_DISTANCE * radii).astype(int), 1)
-    peaks = (blob == ndimage.maximum_filter(blob, size=np.maximum(reach | 1, 3))) & (blob > 0)
+    peaks = _is_peak(blob, np.maximum(reach | 1, 3)) & (blob > floor)
     places = np.argwhere(peaks & (near > SEED_PROBABILITY))
-    floor = _noise_floor(blob[peaks & (near < GROWTH_PROBABILITY)])
-    places = places[blob[tuple(places.T)] > floor]
     kept = _separate(places, blob, radii)
     return kept[np.lexsort(kept.T[::-1])]
 
@@ -327,14 +353,26 @@ def _separate(places: np.ndarray, blob: np.ndarray, radii: np.ndarray) -> np.nda
     return places[free]
 
 
-def _noise_floor(spots: np.ndarray) -> float:
-    """Return what a seed must exceed, from the bright spots of the background.
+def _is_peak(blob: np.ndarray, size: Sequence[int]) -> np.ndarray:
+    return (blob == ndimage.maximum_filter(blob, size=size)) & (blob > 0)
 
-    The network says where the background is, and what stands out there is noise or texture.
+
+def _find_background(picture: np.ndarray, foreground: np.ndarray, reach: np.ndarray) -> np.ndarray:
+    """Return the local background of `picture`, from a Gaussian mean without what stands out.
+
+    It begins with what the network is sure is no cell; then what is too far from the mean, bright
+    or dark, is set aside again and again (local sigma clipping), so that cells the network missed
+    do not count and bright stripes it took do.
     """
-    if spots.size < 10:  # too few to say anything: the background is nearly empty
-        return 0.0
-    return NOISE_FACTOR * float(np.quantile(spots, NOISE_QUANTILE))
+    weight = np.clip(1 - foreground, 0, 1) ** 4 + 1e-6
+    sigma = BACKGROUND_SIGMA * reach
+    for _ in range(BACKGROUND_ROUNDS):
+        share = ndimage.gaussian_filter(weight, sigma, mode="nearest")
+        mean = ndimage.gaussian_filter(weight * picture, sigma, mode="nearest") / share
+        squared = (picture - mean) ** 2
+        spread = ndimage.gaussian_filter(weight * squared, sigma, mode="nearest") / share
+        weight = (squared < BACKGROUND_CLIP**2 * spread) + np.float32(1e-6)
+    return mean
 
 
 def _ball(radii: np.ndarray) -> np.ndarray:
