@@ -26,13 +26,14 @@ fail() {
 # Run pip and turn its failure into one line. Its progress bar is on stdout and stays visible;
 # its warnings go to a file, which is shown only where the reason is not the network.
 pip_install() {
-    local python=$1 log quiet=()
+    local python=$1 log
     shift
-    [ -t 1 ] || quiet=(--quiet)
     log=$(mktemp)
-    if "$python" -m pip install ${quiet[@]+"${quiet[@]}"} --no-input --disable-pip-version-check "$@" 2>"$log"; then
-        rm -f -- "$log"
-        return
+    if [ -t 1 ]; then # with pip's progress bars, and the reason of a failure on the screen
+        "$python" -m pip install --no-input --disable-pip-version-check "$@" 2>"$log" && rm -f -- "$log" && return
+    else
+        "$python" -m pip install --no-input --disable-pip-version-check --progress-bar off "$@" >"$log" 2>&1 &&
+            rm -f -- "$log" && return
     fi
     if grep -qiE 'NewConnectionError|ConnectTimeout|ReadTimeout|name resolution|network is unreachable|connection (broken|refused|reset)|ProxyError' "$log"; then
         rm -f -- "$log"
@@ -170,7 +171,9 @@ set_up_local() {
     echo "Installing the tested set of packages; the first time this takes some minutes"
     # The build tool comes first and pinned too, so that nothing is fetched outside the constraints.
     pip_install "$python" --constraint "$root/constraints.txt" setuptools
-    pip_install "$python" --constraint "$root/constraints.txt" --no-build-isolation --editable "$root${extras:+[$extras]}"
+    # compat: a plain path, which also counts for a script that lies beside this folder.
+    pip_install "$python" --constraint "$root/constraints.txt" --no-build-isolation \
+        --config-settings editable_mode=compat --editable "$root${extras:+[$extras]}"
     printf '%s\n%s\n' "$(environment_key)" "$extras" >"$stamp"
 }
 

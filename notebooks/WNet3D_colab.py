@@ -125,7 +125,7 @@ folder = ""  # @param {type:"string"}
 drive_link = ""  # @param {type:"string"}
 labels = ""  # @param {type:"string"}
 source = session.get_data(data_source, folder, drive_link, labels)
-data = widgets.DataField(source, session.truth)
+data = widgets.DataField(source, session.truth, like=globals().get("data"))
 data
 
 # %% [markdown]
@@ -197,7 +197,7 @@ settings = session.start_from(settings, start_from)
 # *Usual mistake:* a noisy image with `intensity_sigma` 1. Raise it to 10.
 
 # %%
-form = widgets.SettingsForm(settings, data.volume)
+form = widgets.SettingsForm(settings, data.volume, like=globals().get("form"))
 form
 
 # %% [markdown]

@@ -24,7 +24,8 @@
 #
 # **How to use it.** Run one cell after the other with Shift+Enter, or all at once with
 # *Run > Run All Cells*. As it stands, it works on a built-in example and takes a few minutes on a
-# laptop. For your own data, change the field in section 2.
+# laptop. For your own data, change the field in section 2 and run all again: what you filled in
+# stays.
 #
 # **Which data suits.** Nuclei or cell bodies that are brighter than their surroundings, from
 # light-sheet, confocal or two-photon microscopes, as TIFF stacks of at least 64 voxels in each
@@ -55,7 +56,7 @@ from wnet_nb import config, plots, widgets
 # the field.
 
 # %%
-data = widgets.DataField("example")
+data = widgets.DataField("example", like=globals().get("data"))
 data
 
 # %% [markdown]
@@ -77,7 +78,8 @@ widgets.Viewer(data.volume.array, voxel_size_um=data.volume.voxel_size_um)
 # The panel says so.
 
 # %%
-form = widgets.SettingsForm(config.preset("quick", **data.options), data.volume)
+settings = config.preset("quick", **data.options)
+form = widgets.SettingsForm(settings, data.volume, like=globals().get("form"))
 form
 
 # %% [markdown]
@@ -109,8 +111,8 @@ trained = await dashboard.train()
 # %% [markdown]
 # ## 5. Quality
 #
-# What the curves say. A curve that still falls at its end asks for more epochs: press **Extend** in
-# the panel above and run the cell below it again.
+# What the curves say. If the sentence asks for more epochs, press **Extend** in the panel above and
+# run the cell below it again.
 
 # %%
 print(trained.advice)

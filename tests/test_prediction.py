@@ -162,3 +162,20 @@ def test_the_verb_says_what_it_wrote(run, image, tmp_path, capsys):
     for name in FILES:
         assert f"wrote {tmp_path / 'a' / name}" in out
     assert "classical method:" in out
+
+
+def test_a_radius_given_afterwards_splits_cells_and_leaves_the_class_map(run, image, tmp_path):
+    maps = []
+    for radius in (3.0, 6.0):
+        (found,) = prediction.segment(run, image, out=tmp_path / f"{radius}", cell_radius_um=radius)
+        assert found.result["cell_radius_um"] == radius
+        maps.append(io.read_volume(found.folder / "foreground.tif").array)
+    np.testing.assert_array_equal(*maps)
+
+
+def test_the_count_says_how_many_cells_are_cut_and_what_to_do_about_none():
+    result = {"count": 48, "cut_by_edge": 36, "baseline_count": 50}
+    words = prediction.count_in_words(result)
+    assert words == "48 cells, 36 of them cut by the edge of the volume (classical method: 50)"
+    none = prediction.count_in_words(result | {"count": 0, "cut_by_edge": 0})
+    assert none.startswith("0 cells (classical method: 50); ") and "minimum_size" in none

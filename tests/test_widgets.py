@@ -257,6 +257,31 @@ def test_a_field_tells_of_a_change_once(settings):
     assert told == [3] and field.control.value == 5
 
 
+def test_running_a_cell_again_keeps_what_was_filled_in(folder, settings):
+    first = widgets.DataField("example", example_folder=folder / "example")
+    first.path.value = str(folder / "in")
+    first.fields["voxel_size_um"].control.value = "3; 0,5; 0,5"
+    again = widgets.DataField("example", like=first)
+    assert again.inputs.volumes[0].name == "a"
+    assert again.options["voxel_size_um"] == (3.0, 0.5, 0.5)
+    assert widgets.DataField(folder / "truth", like=first).path.value == str(folder / "truth")
+    form = widgets.SettingsForm(settings)
+    form.fields["radius"].control.value = 5
+    sized = settings.replace(voxel_size_um=(3.0, 1.0, 1.0))
+    assert widgets.SettingsForm(sized, like=form).settings == sized.replace(radius=5)
+    other = settings.replace(epochs=9)
+    assert widgets.SettingsForm(other, like=form).settings == other
+
+
+def test_the_preset_that_the_fields_are_is_named():
+    form = widgets.SettingsForm(config.preset("quick"))
+    assert form.preset.value == "quick" and not form.file_note.value
+    form.fields["radius"].control.value = 5
+    assert form.preset.value == "(choose)"
+    form.preset.value = "published"
+    assert form.settings == config.preset("published")
+
+
 # ---------------------------------------------------------------- the dashboard
 
 

@@ -52,7 +52,8 @@ class AffinityPicture(widgets.VBox):
         for slider in (self.z, self.y, self.x):
             slider.observe(lambda _: self._draw(), "value")
         self.picture = widgets.Image(
-            format="png", layout={"width": "840px", "max_width": "100%", "object_fit": "contain"}
+            format="png",
+            layout={"width": "840px", "max_width": "calc(100% - 4px)", "object_fit": "contain"},
         )
         text = widgets.HTML(
             "How strongly the red voxel is pulled into one class with its neighbours, on your "

@@ -66,8 +66,8 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     if path.is_dir():
         if not (path / WEIGHTS).exists():
             raise CheckpointError(
-                f"'{path}' holds no {WEIGHTS}: it is not a run folder, or its training has not "
-                "saved weights yet"
+                f"'{path}' holds no {WEIGHTS}: it is not a run folder, or the file was taken away "
+                "(train with --resume writes it again)"
             )
         path = path / WEIGHTS
     if not path.exists():

@@ -7,6 +7,7 @@ those of the CellSeg3D guide.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import json
 import math
 import os
@@ -340,7 +341,9 @@ def check_value(name: str, value: Any) -> Any:
         If there is no such option or it cannot take the value; says name, value and limits.
     """
     if name not in OPTIONS:
-        raise ConfigError(f"there is no option '{name}'; there are: {', '.join(OPTIONS)}")
+        near = difflib.get_close_matches(name, OPTIONS, 1)
+        hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(OPTIONS)}"
+        raise ConfigError(f"there is no option '{name}'; {hint}")
     option = OPTIONS[name]
     if value is None:
         if option.optional:
@@ -437,7 +440,9 @@ def parse_value(name: str, text: str) -> Any:
         return check_value(name, words.get(text.lower(), text))
     if option.kind is str:
         return check_value(name, text)
-    items = [_to_number(item) for item in text.split(",")]
+    if ";" in text:  # 0,284;0,127;0,127 as much of Europe writes it
+        text = text.replace(",", ".").replace(";", ",")
+    items = [_to_number(item) for item in text.replace(",", " ").split()]
     return check_value(name, items[0] if len(items) == 1 else items)
 
 

@@ -32,6 +32,9 @@ class DataField(Panel):
         Where the example is written.
     options : mapping, optional
         `channel`, `time` and `voxel_size_um` to begin with.
+    like : DataField, optional
+        An earlier one with the same `path`: what was filled in there stays, so that running a
+        cell again loses nothing.
 
     Attributes
     ----------
@@ -46,14 +49,21 @@ class DataField(Panel):
         *,
         example_folder: str | Path = "example",
         options: Mapping[str, Any] | None = None,
+        like: DataField | None = None,
     ) -> None:
+        self._given = str(path)
+        kept = like is not None and like._given == self._given
+        if kept:
+            path, labels, options = like.path.value, like.labels.value, like.options
         self._example = Path(example_folder)
         self._inputs: Inputs | None = None
         self._reason = ""
         self.path = _text(path, "file or folder")
         self.labels = _text(labels or "", "labels, if any")
         self.slices = widgets.Checkbox(
-            value=False, description="a folder of 2D slices is one volume", indent=False
+            value=kept and like.slices.value,
+            description="a folder of 2D slices is one volume",
+            indent=False,
         )
         self.fields = {
             name: OptionField(name, (options or {}).get(name), self.read) for name in SET_WITH_DATA
@@ -96,7 +106,7 @@ class DataField(Panel):
         self._inputs, self.found.value = None, message("reading …")
         try:
             path = self._chosen()
-            settings = config.preset(**self.options)
+            settings = config.preset("quick", **self.options)
             found = read_inputs(path, settings, slices=self.slices.value)
             require_volumes(found, path)
             if self.truth is not None:

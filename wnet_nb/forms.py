@@ -173,6 +173,10 @@ def _help(name: str) -> str:
     )
 
 
+def _without_data(settings: Settings) -> dict[str, Any]:
+    return {n: v for n, v in settings.as_dict().items() if n not in SET_WITH_DATA}
+
+
 class SettingsForm(Panel):
     """All options in tabs, with presets, files, and a picture of what the N-cut options mean.
 
@@ -182,6 +186,8 @@ class SettingsForm(Panel):
         To begin with.
     image : ndarray or Volume, optional
         Of the user; the picture shows its affinities. For an array, voxels count as 1 µm.
+    like : SettingsForm, optional
+        An earlier one that began with the same settings: what was changed there stays.
 
     Attributes
     ----------
@@ -193,7 +199,17 @@ class SettingsForm(Panel):
         What is wrong between options, such as a radius too large for the patches.
     """
 
-    def __init__(self, settings: Settings, image: np.ndarray | io.Volume | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        image: np.ndarray | io.Volume | None = None,
+        *,
+        like: SettingsForm | None = None,
+    ) -> None:
+        self._given = settings
+        if like is not None and _without_data(like._given) == _without_data(settings):
+            changed = _without_data(like.settings)
+            settings = settings.replace(**changed)
         self._base = self._settings = settings
         self._quiet = False
         self.fields = {
@@ -276,11 +292,16 @@ class SettingsForm(Panel):
             return
         remark = self.affinity.remark(self._settings) if self.affinity else ""
         self.problem.value = message(remark, ORANGE)
+        kept = {name: getattr(self._base, name) for name in SET_WITH_DATA}
+        chosen = [n for n in PRESETS if config.preset(n, **kept) == self._settings]
+        self._quiet = True
+        self.preset.value = chosen[0] if chosen else "(choose)"
+        self._quiet = False
         if self.affinity:
             self.affinity.show(self._settings)
 
     def _take_preset(self, change: dict[str, Any]) -> None:
-        if change["new"] in PRESETS:
+        if change["new"] in PRESETS and not self._quiet:
             kept = {name: getattr(self._base, name) for name in SET_WITH_DATA}
             self.settings = config.preset(change["new"], **kept)
             self.file_note.value = message(f"The options of the preset '{change['new']}' are set.")

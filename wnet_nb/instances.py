@@ -16,22 +16,15 @@ from scipy.spatial import cKDTree
 from skimage.segmentation import watershed
 
 from wnet_nb.cell_size import CellSize, estimate_cell_radius
-from wnet_nb.preparation import block_means, enlarge
+from wnet_nb.ground import SEED_SIGMA, Ground, difference_of_gaussians, is_peak
+from wnet_nb.preparation import block_means
 
 # Lengths in cell radii; chosen by measurement, see tests/benchmarks/quality.md.
-SEED_SIGMA = 0.52  # of the Laplacian of Gaussian that finds the middle of cells
 SEED_DISTANCE = 0.6  # no two seeds are closer
 LINE_REACH = 2.0  # seeds this close may belong to one cell
 DIP = 0.1  # by which the Laplacian must fall between two cells, as a share of the weaker
-OUTLINE_SIGMA = 0.15  # smoothing of the image whose level is the boundary
 ROUND_SIGMA = 0.2  # smoothing of the finished outline
-BACKGROUND_SIGMA = 2.5  # reach of the local background
 CORE_RADIUS = 0.5  # the middle of a cell, where its brightness is measured
-HALO = 4.0  # overlap of blocks
-BACKGROUND_ROUNDS, BACKGROUND_CLIP = 12, 2.0  # so often, what is further from the background
-# than so many of its standard deviations is set aside
-FALSE_SHARE = 0.05  # of the seeds may be texture
-DARK_FACTOR = 1.5  # bright texture reaches higher than dark texture reaches down
 SEED_PROBABILITY = 0.4
 BOUNDARY_DEFAULT, BOUNDARY_SLOPE = 0.4, 0.6  # the level where cells end, and how far it follows
 # the steepest level of the volume
@@ -132,7 +125,7 @@ def segment_instances(
     foreground = np.zeros(image.shape, np.float32)
     for k in classes:
         foreground += probabilities[k]
-    ground = _Ground(image, foreground, radii)
+    ground = Ground(image, foreground, radii)
     blocks = _blocks(image.shape, block_size)
     found: dict[int, _Cells] = {}
     if boundary is None:
@@ -193,7 +186,7 @@ def find_foreground(
     step = np.maximum(1.0, 0.5 * np.asarray(radii))
     picture = block_means(image, step)
     reach = np.asarray(radii) / step
-    blob = _difference_of_gaussians(picture, SEED_SIGMA * reach)
+    blob = difference_of_gaussians(picture, SEED_SIGMA * reach)
     maps = [block_means(p, step) for p in probabilities]
     shares = np.array([float(m.mean()) for m in maps])
     totals = [max(float(m.sum()), 1e-9) for m in maps]
@@ -221,64 +214,6 @@ def find_foreground(
     return classes, f"{words}: most like blobs of cell size; brightness of the rest {rest:.4g}"
 
 
-def _difference_of_gaussians(image: np.ndarray, sigma: np.ndarray) -> np.ndarray:
-    """Return about the negative Laplacian of Gaussian at `sigma` (Lowe 2004, section 3)."""
-    image = np.asarray(image, np.float32)
-    narrow = ndimage.gaussian_filter(image, sigma / 1.26, truncate=3)
-    narrow -= ndimage.gaussian_filter(image, sigma * 1.26, truncate=3)
-    return narrow
-
-
-class _Ground:
-    """What all blocks share: image, foreground, radii, background and noise."""
-
-    def __init__(self, image: np.ndarray, foreground: np.ndarray, radii: np.ndarray) -> None:
-        self.image, self.foreground, self.radii = image, foreground, radii
-        self.step = np.maximum(1.0, radii)
-        self.background = _find_background(
-            block_means(image, self.step), block_means(foreground, self.step), radii / self.step
-        )
-        self.floor = self._find_floor()
-
-    def _find_floor(self) -> float:
-        """Return what the Laplacian of a seed must exceed, so that few seeds are texture.
-
-        Dark spots of cell size are no cells, and there are about as many bright ones that are none
-        either: the floor lies where the dark spots above it are `FALSE_SHARE` of the bright ones
-        (the target-decoy estimate of Elias & Gygi 2007).
-        """
-        step = np.maximum(1.0, 0.5 * self.radii)
-        above = block_means(self.image, step)
-        above -= enlarge(self.background, above.shape, self.step / step)
-        sigma = SEED_SIGMA * self.radii / step
-        bright, dark = (_difference_of_gaussians(np.maximum(a, 0), sigma) for a in (above, -above))
-        spots = np.sort(bright[_is_peak(bright, (3, 3, 3))])[::-1]
-        decoys = np.sort(DARK_FACTOR * dark[_is_peak(dark, (3, 3, 3))])
-        n_dark = len(decoys) - np.searchsorted(decoys, spots)
-        enough = np.flatnonzero(n_dark <= FALSE_SHARE * np.arange(1, len(spots) + 1))
-        return 0.999 * float(spots[enough[-1]]) if enough.size else np.inf
-
-    def region(self, block: tuple[slice, ...]) -> tuple[slice, ...]:
-        """Return `block` enlarged by the halo, within the volume."""
-        halo = np.ceil(HALO * self.radii).astype(int)
-        return tuple(
-            slice(max(0, s.start - h), min(n, s.stop + h))
-            for s, h, n in zip(block, halo, self.image.shape, strict=True)
-        )
-
-    def contrast(self, region: tuple[slice, ...], image: np.ndarray) -> np.ndarray:
-        """Return the lightly smoothed image above its background in a region, float32."""
-        contrast = ndimage.gaussian_filter(image, OUTLINE_SIGMA * self.radii, truncate=3)
-        contrast -= self.background_of(region)
-        return contrast
-
-    def background_of(self, region: tuple[slice, ...]) -> np.ndarray:
-        """Return the background of a region, float32."""
-        shape, start = ([getattr(s, k) for s in region] for k in ("stop", "start"))
-        shape = np.subtract(shape, start)
-        return enlarge(self.background, shape, self.step, start=start)
-
-
 @dataclass
 class _Cells:
     """The basins of a region with its halo, and the brightness of each cell's core."""
@@ -290,12 +225,12 @@ class _Cells:
     owned: np.ndarray  # (n + 1,) whether the seed lies in the block itself
 
 
-def _find_cells(ground: _Ground, block: tuple[slice, ...]) -> _Cells:
+def _find_cells(ground: Ground, block: tuple[slice, ...]) -> _Cells:
     region = ground.region(block)
     image = np.asarray(ground.image[region], np.float32)
     near = ndimage.gaussian_filter(ground.foreground[region], 0.3 * ground.radii, truncate=3)
     above = image - ground.background_of(region)
-    blob = _difference_of_gaussians(np.maximum(above, 0), SEED_SIGMA * ground.radii)
+    blob = difference_of_gaussians(np.maximum(above, 0), SEED_SIGMA * ground.radii)
     del above
     seeds = _find_seeds(blob, near, ground.radii, ground.floor)
     markers = np.zeros(image.shape, np.int32)
@@ -326,7 +261,7 @@ def _find_seeds(blob: np.ndarray, near: np.ndarray, radii: np.ndarray, floor: fl
     They lie in the foreground and stand out of the bright spots of the background.
     """
     reach = np.maximum(np.floor(SEED_DISTANCE * radii).astype(int), 1)
-    peaks = _is_peak(blob, np.maximum(reach | 1, 3)) & (blob > floor)
+    peaks = is_peak(blob, np.maximum(reach | 1, 3)) & (blob > floor)
     places = np.argwhere(peaks & (near > SEED_PROBABILITY))
     kept = _separate(places, blob, radii)
     return kept[np.lexsort(kept.T[::-1])]
@@ -351,28 +286,6 @@ def _separate(places: np.ndarray, blob: np.ndarray, radii: np.ndarray) -> np.nda
     for strong, weak in pairs[same][np.lexsort(pairs[same].T)]:
         free[weak] &= not free[strong]
     return places[free]
-
-
-def _is_peak(blob: np.ndarray, size: Sequence[int]) -> np.ndarray:
-    return (blob == ndimage.maximum_filter(blob, size=size)) & (blob > 0)
-
-
-def _find_background(picture: np.ndarray, foreground: np.ndarray, reach: np.ndarray) -> np.ndarray:
-    """Return the local background of `picture`, from a Gaussian mean without what stands out.
-
-    It begins with what the network is sure is no cell; then what is too far from the mean, bright
-    or dark, is set aside again and again (local sigma clipping), so that cells the network missed
-    do not count and bright stripes it took do.
-    """
-    weight = np.clip(1 - foreground, 0, 1) ** 4 + 1e-6
-    sigma = BACKGROUND_SIGMA * reach
-    for _ in range(BACKGROUND_ROUNDS):
-        share = ndimage.gaussian_filter(weight, sigma, mode="nearest")
-        mean = ndimage.gaussian_filter(weight * picture, sigma, mode="nearest") / share
-        squared = (picture - mean) ** 2
-        spread = ndimage.gaussian_filter(weight * squared, sigma, mode="nearest") / share
-        weight = (squared < BACKGROUND_CLIP**2 * spread) + np.float32(1e-6)
-    return mean
 
 
 def _ball(radii: np.ndarray) -> np.ndarray:

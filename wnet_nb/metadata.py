@@ -65,7 +65,8 @@ def _name_axes(name: str, axes: str, shape: tuple[int, ...]) -> str:
     if not several:
         raise VolumeError(
             f"'{name}' is one 2D image ({shape[axes.index('Y')]}×{shape[axes.index('X')]}), not a "
-            "volume; if its folder holds the slices of one volume, read it with read_slices"
+            "volume; if its folder holds the slices of one volume, give the folder "
+            "with --slices (in the notebook: tick the box for slices)"
         )
     if set(several) - set("ZCT") or len(set(several)) < len(several):
         raise VolumeError(

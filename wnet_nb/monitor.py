@@ -47,9 +47,10 @@ class Monitor(Panel):
         self.bar = widgets.FloatProgress(min=0, max=1, layout={"width": "98%"})
         self.status, self.facts, self.note, self.balance = (widgets.HTML() for _ in range(4))
         self.curves, self.preview = (
-            widgets.Image(format="png", layout={"width": "940px", "max_width": "100%"})
+            widgets.Image(format="png", layout={"width": "940px", "max_width": "calc(100% - 4px)"})
             for _ in range(2)
         )
+        self.preview.layout.display = "none"  # until there is one
         self.logarithmic = widgets.Checkbox(description="logarithmic axes", indent=False)
         self.logarithmic.observe(lambda _: self.draw_curves(), "value")
         self.epoch = widgets.IntSlider(
@@ -162,6 +163,7 @@ class Monitor(Panel):
     def _show_preview(self) -> None:
         if self.epoch.value in self.previews:
             self.preview.value = self.previews[self.epoch.value]
+            self.preview.layout.display = ""
 
     def draw_curves(self) -> None:
         """Draw the curves anew."""

@@ -236,6 +236,8 @@ def _draw_losses(
         ax.set_ylabel("loss, lower is better", fontsize=9)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
         ax.grid(alpha=0.3)
+        if not values and not steps:
+            ax.set_ylim(0, 1)
         if log and min([*values, *(step[n] for step in steps)], default=0) > 0:
             ax.set_yscale("log")
             ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

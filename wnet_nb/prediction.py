@@ -189,7 +189,10 @@ def segment_volume(
         If no cells can be looked for; says why.
     """
     began = time.perf_counter()
-    prepared = prepare(volume.array, settings, voxel_size_um=volume.voxel_size_um, name=volume.name)
+    # As the training had it: a cell radius given afterwards splits cells, and changes no class map.
+    prepared = prepare(
+        volume.array, model.settings, voxel_size_um=volume.voxel_size_um, name=volume.name
+    )
     if prepared.normalisation.high <= prepared.normalisation.low:
         raise DataError(f"'{volume.name}' has the same value everywhere")
     with _new_folder(out, volume.name) as (folder, final):
@@ -222,6 +225,7 @@ def segment_volume(
         table = measure_cells(cells.labels, volume.array, voxel_size_um=size)
         io.write_table(folder / "cells.csv", table)
         result = describe_cells(volume, cells, settings, model)
+        result["cut_by_edge"] = int(table["touches_border"].sum())
         labels = cells.labels
         del cells  # the foreground is written; the baseline needs the room
         classical = baseline.voronoi_otsu(volume.array, voxel_size_um=size, cell_radius_um=radius)
@@ -235,6 +239,19 @@ def segment_volume(
         text = json.dumps(result, indent=2, ensure_ascii=False)
         (folder / "result.json").write_text(text, encoding="utf-8")
     return Prediction(volume.name, final, result)
+
+
+def count_in_words(result: Mapping[str, Any]) -> str:
+    """Say how many cells a ``result.json`` counts, and what one should know of that number."""
+    count, cut = result["count"], result["cut_by_edge"]
+    words = f"{count} cell{'' if count == 1 else 's'}"
+    if cut:
+        words += f", {cut} of them cut by the edge of the volume"
+    words += f" (classical method: {result['baseline_count']})"
+    if not count:
+        words += "; nothing stood out enough: look at foreground.tif, lower minimum_size or "
+        words += "cell_radius_um, or name the right class with foreground_classes"
+    return words
 
 
 @contextmanager

@@ -100,8 +100,8 @@ def _describe(found: Prediction) -> str:
     result = found.result
     files = ", ".join(path.name for path in sorted(found.folder.iterdir()))
     return (
-        f"<b>{escape(found.name)}: {result['count']} cells</b> (classical method: "
-        f"{result['baseline_count']}), typical radius {result['cell_radius_um']:.3g} µm. "
+        f"<b>{escape(found.name)}:</b> {prediction.count_in_words(result)}; typical radius "
+        f"{result['cell_radius_um']:.3g} µm. "
         f"In <code>{escape(str(found.folder))}</code>: {escape(files)}."
     )
 
@@ -175,6 +175,7 @@ class CellTable(Panel):
         ("centroid_z_voxels", "z (voxel)", 11, ".1f"),
         ("centroid_y_voxels", "y (voxel)", 11, ".1f"),
         ("centroid_x_voxels", "x (voxel)", 11, ".1f"),
+        ("touches_border", "cut by edge", 13, "d"),
     )
 
     def __init__(self, found: Prediction, viewer: Viewer | None = None) -> None:

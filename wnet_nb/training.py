@@ -333,7 +333,9 @@ class _Trainer:
     def save_state(self, *, best: bool = False) -> None:
         """Write a full state and the weights to the run folder, unless they are there already."""
         p = self.progress
-        if self.run is None or (p.step, p.epoch) == self.saved:
+        if self.run is None or not p.step + p.epoch:
+            return
+        if (p.step, p.epoch) == self.saved and (self.run / checkpoint.WEIGHTS).exists():
             return
         state = {
             "step": p.step,

@@ -10,10 +10,12 @@ from typing import Any
 
 from wnet_nb import advice, checkpoint, config, inputs, io, pipeline, prediction, report, runs
 from wnet_nb.config import Settings
+from wnet_nb.device import choose_device
 from wnet_nb.events import Finished
 from wnet_nb.terminal import Speaker, follow, show_inputs, show_scores, show_written
 
 Outcome = tuple[int, Any]
+LARGE_NETWORK = 32  # base channels that want a GPU
 
 
 def check(options: Namespace, speaker: Speaker) -> Outcome:
@@ -45,7 +47,13 @@ def train(options: Namespace, speaker: Speaker) -> Outcome:
     """Train a run from beginning to end, or go on with one."""
     if not options.resume:
         runs.check_free(options.run)  # before the work of reading
+    elif not (Path(options.run) / runs.SETTINGS).exists():
+        speaker.remark(f"there is nothing to go on with in '{options.run}': a new training begins")
     settings = _settings(options, run=Path(options.run) if options.resume else None)
+    if settings.base_channels >= LARGE_NETWORK and choose_device() == "cpu":
+        speaker.remark(
+            "without a GPU the published network takes many hours; --preset quick takes minutes"
+        )
     found = inputs.read_inputs(options.path, settings, slices=options.slices)
     inputs.require_volumes(found, options.path)
     show_inputs(found, speaker)
@@ -151,7 +159,7 @@ def _segment_one(volume, model, settings, out: Path, speaker: Speaker) -> predic
         bar.close()
     result = found.result
     speaker.say(
-        f"{found.name}: {result['count']} cells (classical method: {result['baseline_count']}), "
+        f"{found.name}: {prediction.count_in_words(result)}; "
         f"typical radius {result['cell_radius_um']:.3g} µm, {result['seconds']:g} s"
     )
     speaker.say(f"  cells are {_classes(result['classes'])}: {result['reason']}")
