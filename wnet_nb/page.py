@@ -37,7 +37,7 @@ figure { margin: 1em 0 }
 figure img { max-width: 100%; height: auto }
 figcaption { color: #57606a; font-size: 14px }
 .side { display: flex; flex-wrap: wrap; gap: 1em 2em; align-items: flex-end }
-.side figure { flex: 1 1 330px; margin: .5em 0 }
+.side figure { flex: 1 1 330px; max-width: 460px; margin: .5em 0 }
 @media print {
   @page { margin: 15mm }
   body { font-size: 10pt; max-width: none; margin: 0; padding: 0 }

@@ -23,7 +23,7 @@ CITATIONS = (
 SOURCES = {
     "metadata": "as stated in the file",
     "option": "as given by the user",
-    "assumed": "ASSUMED, as the file does not state it",
+    "assumed": "ASSUMED: the file does not state it",
 }
 
 

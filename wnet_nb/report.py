@@ -107,7 +107,7 @@ def _alarm(record: Record, shown: Sequence[Cells]) -> Html:
         return Html()
     return tag(
         "p",
-        tag("b", "All sizes in µm may be wrong. "),
+        tag("b", "Sizes in µm may be wrong. "),
         f"The voxel size of {', '.join(names)} is not fully stated in the file and was "
         "assumed. Look it up at the microscope, and train and segment again with ",
         tag("code", "--set voxel_size_um=z,y,x"),
@@ -134,7 +134,7 @@ def _training(run: Path, record: Record, history: History) -> Html:
     changes = [(row["epoch"], row["changes"]) for row in history if row["changes"]]
     if changes:
         words += [tag("h3", "Options changed by hand while it trained")]
-        words += [table(("epoch", "from step on: option=value"), changes)]
+        words += [table(("epoch", "from which step, and what"), changes)]
     if (run / runs.VALIDATION).exists():
         with (run / runs.VALIDATION).open(newline="", encoding="utf-8") as file:
             *_, last = csv.DictReader(file)
