@@ -74,7 +74,8 @@ def test_training_on_a_folder_names_bad_files_and_goes_on_with_the_good(folder, 
     assert status == 0
     for name in ("cut.tif", "notes.txt", "flat.tif", "colours.tif"):
         assert f"skipped {name}: " in out
-    for name in ("settings.json", "history.csv", "progress.png", "weights.safetensors"):
+    files = ("report.html", "settings.json", "history.csv", "progress.png", "weights.safetensors")
+    for name in files:
         assert f"wrote {tmp_path / 'run' / name}" in out
         assert (tmp_path / "run" / name).exists()
     assert "training" in err and "left" in err
@@ -214,18 +215,26 @@ def test_evaluating_prints_a_table_and_json(folder, capsys):
     )
 
 
-def test_the_demonstration_goes_from_nothing_to_scores(tmp_path, capsys):
-    status, out, _ = call(
-        capsys, "demo", "--out", tmp_path / "demo", "--json", *SET, "--set", "tile_size=96"
-    )
-    result = json.loads(out)
+def test_the_demonstration_goes_from_nothing_to_scores_and_a_report(tmp_path, capsys):
+    out = tmp_path / "demo"
+    status, said, _ = call(capsys, "demo", "--out", out, *SET, "--set", "tile_size=96")
     assert status == 0
-    assert result["training"]["finished"]
-    assert result["scores"]["scores"]["n_true"] == 130
-    assert result["scores"]["baseline"] is not None
+    cells = out / "run" / "predictions" / "example"
+    scores = json.loads((cells / "scores.json").read_text(encoding="utf-8"))
+    assert scores["scores"]["n_true"] == 130
+    assert scores["baseline"] is not None
     for name in ("example.tif", "truth/example_labels.tif", "run/weights.safetensors"):
-        assert (tmp_path / "demo" / name).exists()
-    assert (tmp_path / "demo" / "run" / "predictions" / "example" / "scores.png").exists()
+        assert (out / name).exists()
+    assert (cells / "scores.png").exists()
+    first = said.partition("look at these first:\n")[2].splitlines()[0]
+    assert first == f"  wrote {out / 'run' / 'report.html'}"
+    assert "130 cells in example_labels.tif" in (out / "run" / "report.html").read_text("utf-8")
+
+
+def test_segmenting_into_a_run_names_its_report(trained, folder, tmp_path, capsys):
+    run = shutil.copytree(trained, tmp_path / "run")
+    status, said, _ = call(capsys, "segment", run, folder / "a.tif")
+    assert status == 0 and f"wrote {run / 'report.html'}" in said
 
 
 def test_the_demonstration_never_takes_a_folder_that_is_there(tmp_path, monkeypatch):

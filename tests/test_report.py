@@ -92,7 +92,7 @@ def test_names_from_users_are_text_and_nothing_else(run):
     hostile = {"file": HOSTILE, "name": HOSTILE, "path": HOSTILE, "dtype": HOSTILE}
     edit(run / "settings.json", inputs=[inputs[0] | hostile], device=HOSTILE)
     edit(run / "predictions" / "a" / "result.json", **hostile, reason=HOSTILE, model=HOSTILE)
-    (run / "predictions" / "a" / "<b>mine").write_text("a file of the user")
+    (run / "predictions" / "a" / "<b>mine<b>").write_text("a file of the user")
     run = run.rename(run.with_name("<script>1"))
     report.write_report(run)
     found = read(run)
@@ -100,7 +100,7 @@ def test_names_from_users_are_text_and_nothing_else(run):
         set(attributes) <= {"src", "alt"} for name, attributes in found.tags if name == "img"
     )
     assert "script" not in {name for name, _ in found.tags}
-    assert found.words.count(HOSTILE) >= 8 and "<b>mine" in found.words
+    assert found.words.count(HOSTILE) >= 8 and "<b>mine<b>" in found.words
     assert "Cells in 3D: <script>1" in found.words
 
 
@@ -213,11 +213,15 @@ def test_changes_made_live_are_listed(data, tmp_path):
     assert "radius=3" in words and "were changed by hand" in words
 
 
-def test_the_commands_for_repeating_are_understood(run, data):
-    from wnet_nb.__main__ import build_parser
-
-    lines = re.findall(r"^python -m wnet_nb (.*)$", "\n".join(read(run).data), flags=re.MULTILINE)
-    assert [build_parser().parse_args(line.split()).verb for line in lines] == ["train", "segment"]
+def test_the_commands_for_repeating_give_the_same_cells(run, data, tmp_path, monkeypatch):
+    for file in (data / "a.tif", run / "settings.json"):
+        shutil.copy(file, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    (commands,) = (text for text in read(run).data if text.startswith("python -m"))
+    for line in commands.splitlines():
+        assert main(line.removeprefix("python -m wnet_nb ").split()) == 0
+    first, again = (path / "predictions/a/cells.csv" for path in (run, tmp_path / "repeated"))
+    assert first.read_bytes() == again.read_bytes()
 
 
 def test_a_damaged_result_is_a_warning_and_the_old_report_stays(run):

@@ -60,6 +60,7 @@ def content(run):
 def test_a_run_leaves_everything_of_the_contract(finished):
     names = {str(path.relative_to(finished)) for path in finished.rglob("*") if path.is_file()}
     assert {"settings.json", "history.csv", "progress.png", "weights.safetensors"} <= names
+    assert "report.html" in names
     assert {"previews/epoch-0001.png", "previews/epoch-0002.png"} <= names
     assert "checkpoints/best.pt" in names
     assert not [name for name in names if name.endswith(".part")]
