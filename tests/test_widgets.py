@@ -1,5 +1,6 @@
 import asyncio
 import csv
+import dataclasses
 import json
 
 import numpy as np
@@ -415,6 +416,24 @@ def test_cells_are_found_viewed_and_scored(trained, inputs, folder, capsys):
     assert [name.split(",")[0] for name in viewer.overlays] == ["network", "classical"]
     assert "image/png" in widgets.show_scores([found], folder / "truth")._repr_mimebundle_()
     assert "No labels" in widgets.show_scores([found], None).value
+
+
+def test_scores_against_points_are_said_in_words(trained, inputs, example, tmp_path, capsys):
+    (found,) = asyncio.run(widgets.find_cells(trained, inputs.volumes, folder=tmp_path / "cells"))
+    capsys.readouterr()
+    points = np.array([np.argwhere(example[1] == n).mean(0) for n in range(1, 11)])
+    np.savetxt(tmp_path / "a.csv", points, delimiter=",", header="z,y,x", comments="")
+    panel = widgets.show_scores([found], tmp_path / "a.csv")
+    assert "10 true points" in panel.children[0].value
+
+
+def test_cells_of_a_model_from_elsewhere_go_into_the_folder_of_its_results(
+    trained, inputs, tmp_path, capsys
+):
+    elsewhere = dataclasses.replace(trained, run=tmp_path / "results" / "net")
+    (found,) = asyncio.run(widgets.find_cells(elsewhere, inputs.volumes))
+    capsys.readouterr()
+    assert found.folder.parent == tmp_path / "results" / "net" / "predictions"
 
 
 def test_the_tuner_moves_count_sizes_and_changes(trained, inputs):

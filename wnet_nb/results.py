@@ -14,10 +14,11 @@ import ipywidgets as widgets
 import numpy as np
 from IPython.display import display
 
-from wnet_nb import evaluation, io, pipeline, plots, prediction, report
+from wnet_nb import evaluation, io, pipeline, plots, prediction, report, runs
 from wnet_nb.dashboard import Trained
 from wnet_nb.driver import StopInPlace, attend, explain
 from wnet_nb.forms import RED, message
+from wnet_nb.metrics import InstanceScores
 from wnet_nb.prediction import Prediction
 from wnet_nb.viewer import Panel, Viewer
 
@@ -52,7 +53,7 @@ async def find_cells(
     bar = widgets.FloatProgress(min=0, max=len(volumes), layout={"width": "98%"})
     status, lines = widgets.HTML(), widgets.HTML()
     display(Panel([bar, status, lines]))
-    out = Path(folder) if folder else prediction.default_out(trained.run)
+    out = Path(folder) if folder else trained.run / runs.PREDICTIONS
     settings = prediction.segment_settings(trained.model, dict(changes or {}))
     done, told, wishes = [], [], []
     progress: dict[str, float] = {"share": 0.0}
@@ -144,6 +145,11 @@ def show_scores(found: Sequence[Prediction], truth: str | Path | None) -> widget
 
 
 def _scores_panel(scored: evaluation.Evaluation) -> widgets.Widget:
+    if not isinstance(scored.scores, InstanceScores):  # true points have no overlap to draw
+        words = f"F1 against {scored.scores.n_true} true points: network {scored.scores.f1:.2f}"
+        if scored.baseline:
+            words += f", classical method {scored.baseline.f1:.2f}"
+        return widgets.HTML(f"<b>{escape(scored.name)}</b> {words}")
     figure = plots.plot_scores(scored.scores, scored.baseline, title=scored.name)
     picture = widgets.Image(
         value=plots.figure_png(figure), format="png", layout={"max_width": "100%"}
