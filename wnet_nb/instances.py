@@ -7,30 +7,27 @@ worked on in blocks that overlap by several cell radii; a cell belongs to the bl
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
-from scipy.spatial import cKDTree
 from skimage.segmentation import watershed
 
 from wnet_nb.cell_size import CellSize, estimate_cell_radius
-from wnet_nb.ground import SEED_SIGMA, Ground, difference_of_gaussians, is_peak
 from wnet_nb.preparation import block_means
+from wnet_nb.seeds import SEED_SIGMA, Ground, difference_of_gaussians, find_seeds
 
 # Lengths in cell radii; chosen by measurement, see tests/benchmarks/quality.md.
-SEED_DISTANCE = 0.6  # no two seeds are closer
-LINE_REACH = 2.0  # seeds this close may belong to one cell
-DIP = 0.1  # by which the Laplacian must fall between two cells, as a share of the weaker
+OUTLINE_SIGMA = 0.15  # smoothing of the image whose level is the boundary
 ROUND_SIGMA = 0.2  # smoothing of the finished outline
 CORE_RADIUS = 0.5  # the middle of a cell, where its brightness is measured
-SEED_PROBABILITY = 0.4
+HALO = 4.0  # overlap of blocks
 BOUNDARY_DEFAULT, BOUNDARY_SLOPE = 0.4, 0.6  # the level where cells end, and how far it follows
 # the steepest level of the volume
-ONE_CLASS = 0.999  # share of a class from which the classes have collapsed
 GROWTH_PROBABILITY = 0.1  # cells may reach this far beyond the class map
 BLOCK_SIZE = 256  # voxels
+SAMPLE_SIZE, SAMPLES = 128, 8  # voxels, boxes in which the boundary of a large volume is found
 
 
 @dataclass(frozen=True)
@@ -127,20 +124,16 @@ def segment_instances(
         foreground += probabilities[k]
     ground = Ground(image, foreground, radii)
     blocks = _blocks(image.shape, block_size)
-    found: dict[int, _Cells] = {}
-    if boundary is None:
-        sums = [float(foreground[block][::4, ::4, ::4].sum()) for block in blocks]
-        busiest = int(np.argmax(sums))
-        cells = _find_cells(ground, blocks[busiest])
-        boundary = _find_boundary(cells, radii)
-        if len(blocks) == 1:  # of several, one more block in memory would cost more than its time
-            found[busiest] = cells
-        del cells
+    volume = (image, foreground, radii, ground)
+    whole = _find_cells(*volume, blocks[0]) if len(blocks) == 1 else None
+    if boundary is None:  # the cells of a large volume are found anew: memory would cost more
+        parts = [whole] if whole else (_find_cells(*volume, box) for box in _busiest(foreground))
+        boundary = _find_boundary(parts, radii)
     labels = np.zeros(image.shape, np.int32)
     smallest = minimum_size * 4 / 3 * np.pi * np.prod(radii)
     count = 0
-    for i, block in enumerate(blocks):
-        cells = found.pop(i, None) or _find_cells(ground, block)
+    for block in blocks:
+        cells = whole or _find_cells(*volume, block)
         count = _label_cells(cells, radii, boundary, smallest, labels, count)
         del cells
     return Instances(_renumber(labels), foreground, classes, reason, cell, float(boundary))
@@ -167,7 +160,8 @@ def find_foreground(
     Cells are bright, take the smaller part of the volume, and are compact: a Laplacian of Gaussian
     of their size answers positively inside them, and negatively in the halo around them. The class
     with the strongest answer is taken, and with three or more classes every other class whose
-    answer is at least a third as strong and which is brighter than the volume on average.
+    answer is at least a third as strong and which is brighter than the volume on average. Where
+    the probabilities of the class hardly vary, the network has learned nothing: the reason says so.
 
     Parameters
     ----------
@@ -198,6 +192,11 @@ def find_foreground(
         [float((picture * m).sum()) / t for m, t in zip(maps, totals, strict=True)]
     )
     best = int(np.argmax(answers))
+    if np.ptp(maps[best]) < 0.5:
+        return (int(np.argmin(shares)),), (
+            "no class tells one place from another: the network has learned nothing; train it "
+            "again, longer or with another seed"
+        )
     limit = answers[best] / 3
     classes = tuple(
         k
@@ -209,8 +208,6 @@ def find_foreground(
         for k in classes
     )
     rest = max((brightness[k] for k in range(len(maps)) if k not in classes), default=np.nan)
-    if shares.max() > ONE_CLASS:
-        return classes, f"{words}: a guess, as the network puts nearly all voxels in one class"
     return classes, f"{words}: most like blobs of cell size; brightness of the rest {rest:.4g}"
 
 
@@ -225,27 +222,35 @@ class _Cells:
     owned: np.ndarray  # (n + 1,) whether the seed lies in the block itself
 
 
-def _find_cells(ground: Ground, block: tuple[slice, ...]) -> _Cells:
-    region = ground.region(block)
-    image = np.asarray(ground.image[region], np.float32)
-    near = ndimage.gaussian_filter(ground.foreground[region], 0.3 * ground.radii, truncate=3)
-    above = image - ground.background_of(region)
-    blob = difference_of_gaussians(np.maximum(above, 0), SEED_SIGMA * ground.radii)
-    del above
-    seeds = _find_seeds(blob, near, ground.radii, ground.floor)
-    markers = np.zeros(image.shape, np.int32)
+def _find_cells(
+    image: np.ndarray,
+    foreground: np.ndarray,
+    radii: np.ndarray,
+    ground: Ground,
+    block: tuple[slice, ...],
+) -> _Cells:
+    halo = np.ceil(HALO * radii).astype(int)
+    region = tuple(
+        slice(max(0, s.start - h), min(n, s.stop + h))
+        for s, h, n in zip(block, halo, image.shape, strict=True)
+    )
+    above = ground.above(image, region)
+    near = ndimage.gaussian_filter(foreground[region], 0.3 * radii, truncate=3)
+    blob = difference_of_gaussians(np.maximum(above, 0), SEED_SIGMA * radii)
+    seeds = find_seeds(blob, near, radii, ground.floor)
+    markers = np.zeros(above.shape, np.int32)
     markers[tuple(seeds.T)] = np.arange(1, len(seeds) + 1)
     # On the image itself a dim cell would be the slope of a brighter neighbour, and flooded by it.
     np.negative(blob, out=blob)
     near = near > GROWTH_PROBABILITY
     basins = watershed(blob, markers, mask=near)
     del blob, markers, near  # a block must stay small
-    contrast = ground.contrast(region, image)
+    contrast = ndimage.gaussian_filter(above, OUTLINE_SIGMA * radii, truncate=3)
     cores = np.zeros(len(seeds) + 1, np.float32)
-    ball = _ball(np.maximum(CORE_RADIUS * ground.radii, 1.0))
+    ball = _ball(np.maximum(CORE_RADIUS * radii, 1.0))
     for number, seed in enumerate(seeds, start=1):
         places = ball + seed
-        inside = ((places >= 0) & (places < image.shape)).all(1)
+        inside = ((places >= 0) & (places < above.shape)).all(1)
         places = tuple(places[inside].T)
         cores[number] = np.median(contrast[places][basins[places] == number])
     owned = np.zeros(len(seeds) + 1, bool)
@@ -255,39 +260,6 @@ def _find_cells(ground: Ground, block: tuple[slice, ...]) -> _Cells:
     return _Cells(region, basins, contrast, cores, owned)
 
 
-def _find_seeds(blob: np.ndarray, near: np.ndarray, radii: np.ndarray, floor: float) -> np.ndarray:
-    """Return the voxels (n, 3) in the middle of cells: maxima of a Laplacian `blob` of cell size.
-
-    They lie in the foreground and stand out of the bright spots of the background.
-    """
-    reach = np.maximum(np.floor(SEED_DISTANCE * radii).astype(int), 1)
-    peaks = is_peak(blob, np.maximum(reach | 1, 3)) & (blob > floor)
-    places = np.argwhere(peaks & (near > SEED_PROBABILITY))
-    kept = _separate(places, blob, radii)
-    return kept[np.lexsort(kept.T[::-1])]
-
-
-def _separate(places: np.ndarray, blob: np.ndarray, radii: np.ndarray) -> np.ndarray:
-    """Return those places (n, 3) that are cells of their own, the strongest first.
-
-    A place is dropped near a stronger one that is kept: closer than `SEED_DISTANCE`, or so that
-    the Laplacian hardly dips on the line between them, as within one large or textured cell.
-    """
-    places = places[np.argsort(-blob[tuple(places.T)], kind="stable")]
-    peaks = blob[tuple(places.T)]
-    pairs = cKDTree(places / radii).query_pairs(LINE_REACH, output_type="ndarray")
-    pairs.sort(axis=1)  # the stronger first
-    ends = places[pairs]  # (m, 2, 3)
-    lines = ends[:, :1] + np.linspace(0, 1, 9)[:, None] * (ends[:, 1:] - ends[:, :1])  # (m, 9, 3)
-    saddles = ndimage.map_coordinates(blob, lines.reshape(-1, 3).T, order=1).reshape(-1, 9).min(1)
-    close = (((ends[:, 0] - ends[:, 1]) / radii) ** 2).sum(1) < SEED_DISTANCE**2
-    same = close | (saddles > (1 - DIP) * peaks[pairs[:, 1]])
-    free = np.ones(len(places), bool)
-    for strong, weak in pairs[same][np.lexsort(pairs[same].T)]:
-        free[weak] &= not free[strong]
-    return places[free]
-
-
 def _ball(radii: np.ndarray) -> np.ndarray:
     """Return the offsets (n, 3) of the voxels in an ellipsoid of `radii` voxels."""
     reach = [int(r) for r in radii]
@@ -295,25 +267,31 @@ def _ball(radii: np.ndarray) -> np.ndarray:
     return grid[((grid / np.maximum(radii, 1e-9)) ** 2).sum(-1) <= 1]
 
 
-def _find_boundary(cells: _Cells, radii: np.ndarray) -> float:
+def _find_boundary(parts: Iterable[_Cells], radii: np.ndarray) -> float:
     """Return the level, between background 0 and core 1, at which cells end.
 
-    The image is steepest where a cell ends. Over all cells together, the mean gradient is taken
-    as a function of the level. It is largest near 1/2 where cells are wider than the blur and
-    further up where they are not, as in a Gaussian spot, which is steepest at 0.61.
+    The image is steepest where a cell ends. Over the cells that all parts own, the mean gradient
+    is taken as a function of the level. It is largest near 1/2 where cells are wider than the blur
+    and further up where they are not, as in a Gaussian spot, which is steepest at 0.61.
     """
-    scale = np.maximum(cells.cores, 1e-9)
-    inside = cells.basins > 0
-    if not inside.any():
+    total, number = np.zeros(27), np.zeros(27)
+    # What was taken for one cell in plain background may fill more voxels than all cells together.
+    largest = 4 / 3 * np.pi * np.prod(2 * radii)
+    for cells in parts:
+        inside = cells.owned[cells.basins]
+        steepness = np.sqrt(
+            sum(np.gradient(cells.contrast, r, axis=a) ** 2 for a, r in enumerate(1 / radii))
+        )
+        basins = cells.basins[inside]
+        core = np.maximum(cells.cores, 1e-9)[basins]
+        level = cells.contrast[inside] / core
+        bins = np.clip((level * 20).astype(int), -1, 25) + 1
+        share = np.minimum(1, largest / np.maximum(np.bincount(basins), 1))[basins]
+        total += np.bincount(bins, share * steepness[inside] / core, 27)
+        number += np.bincount(bins, share, 27)
+    if not number.any():
         return BOUNDARY_DEFAULT
-    steepness = np.sqrt(
-        sum(np.gradient(cells.contrast, r, axis=a) ** 2 for a, r in enumerate(1 / radii))
-    )
-    core = scale[cells.basins[inside]]
-    level = cells.contrast[inside] / core
-    bins = np.clip((level * 20).astype(int), -1, 25) + 1
-    total = np.bincount(bins, steepness[inside] / core, 27)
-    mean = total / np.maximum(np.bincount(bins, minlength=27), 1)
+    mean = total / np.maximum(number, 1e-9)
     mean = ndimage.gaussian_filter1d(mean, 1.0)[1 + 5 : 1 + 18]  # levels 0.25 to 0.9
     steepest = (int(np.argmax(mean)) + 5.5) / 20
     return float(np.clip(BOUNDARY_DEFAULT + BOUNDARY_SLOPE * (steepest - 0.55), 0.35, 0.5))
@@ -366,6 +344,12 @@ def _blocks(shape: Sequence[int], block_size: int) -> list[tuple[slice, ...]]:
         edges = np.linspace(0, n, count + 1).round().astype(int)
         axes.append([slice(int(a), int(b)) for a, b in itertools.pairwise(edges)])
     return list(itertools.product(*axes))
+
+
+def _busiest(foreground: np.ndarray) -> list[tuple[slice, ...]]:
+    """Return the boxes of `SAMPLE_SIZE` voxels that hold most of the foreground (z, y, x)."""
+    boxes = _blocks(foreground.shape, SAMPLE_SIZE)
+    return sorted(boxes, key=lambda box: -float(foreground[box][::4, ::4, ::4].sum()))[:SAMPLES]
 
 
 def _renumber(labels: np.ndarray) -> np.ndarray:
