@@ -191,6 +191,17 @@ def test_voxels_are_averaged_until_a_cell_is_about_four_in_radius(radius, size, 
     assert prepared.cell_size is None  # given, not estimated
 
 
+def test_a_radius_in_reserve_is_taken_only_where_the_image_shows_none(example):
+    noise = np.random.default_rng(0).normal(100, 5, (40, 40, 40)).astype(np.float32)
+    assert prepare(noise, BOTH, voxel_size_um=UNIT).factors == (1, 1, 1)
+    helped = prepare(noise, BOTH, voxel_size_um=UNIT, otherwise_radius_um=12)
+    assert helped.factors == (3, 3, 3) and helped.cell_size is None
+    alone, other = (
+        prepare(example, BOTH, voxel_size_um=UNIT, otherwise_radius_um=r) for r in (None, 20)
+    )
+    assert alone.factors == other.factors == (2, 2, 2)
+
+
 def test_radius_is_estimated_where_it_is_not_given(example):
     prepared = prepare(example, Settings(match_cell_size=True))
     assert prepared.cell_size.radius_um == pytest.approx(8, rel=0.2)

@@ -275,3 +275,8 @@ def test_the_citations_are_those_of_the_readme():
     text = README.read_text(encoding="utf-8")
     for identifier in ("arXiv:1711.08506", "13:RP99848", "10.7554/eLife.99848", "12:2276"):
         assert identifier in text and identifier in " ".join(provenance.CITATIONS)
+
+
+def test_edges_of_a_large_volume_are_whole_numbers():
+    assert provenance.times([512, 10240, 12345]) == "512 × 10240 × 12345"
+    assert provenance.times([2.0, 0.1269841, 0.5]) == "2 × 0.127 × 0.5"

@@ -96,7 +96,6 @@ class Dashboard(Panel):
         self._taken: dict[str, float] = {}  # what the training has taken of it
         self._wishes: set[str] = set()  # stop, pause, snapshot
         self._task: asyncio.Task[Trained] | None = None
-        self._finished = False  # the last epoch is reached
         try:
             self._loop = asyncio.get_running_loop()
         except RuntimeError:  # no notebook
@@ -198,6 +197,14 @@ class Dashboard(Panel):
     # ------------------------------------------------------------------ training
 
     @property
+    def _finished(self) -> bool:
+        """Whether the last epoch is reached."""
+        task = self._task
+        if task is None or not task.done() or task.cancelled():
+            return False
+        return task.exception() is None and task.result().finished
+
+    @property
     def is_training(self) -> bool:
         """Whether a training goes on, or pauses."""
         return self._task is not None and not self._task.done()
@@ -237,14 +244,11 @@ class Dashboard(Panel):
     def _begin(self) -> None:
         if not self.is_training:
             self._wishes.clear()
-            self._finished = False
             self._task = asyncio.ensure_future(self._train())
             self._task.add_done_callback(self._end)
             self._show_buttons()
 
-    def _end(self, task: asyncio.Task[Trained]) -> None:
-        if not task.cancelled() and not task.exception():  # asked for, or asyncio would print it
-            self._finished = task.result().finished
+    def _end(self, _: asyncio.Task[Trained]) -> None:
         self._wishes.clear()
         self._show_buttons()
 

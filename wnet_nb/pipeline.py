@@ -28,6 +28,7 @@ __all__ = [
     "evaluate",
     "read_inputs",
     "read_validation",
+    "keep_scores",
     "score",
     "segment",
     "train_events",
@@ -177,6 +178,13 @@ def make_demo_files(out: Path, seed: int) -> tuple[Path, Path]:
 
 
 def score(folder: Path, truth: str | Path) -> Evaluation:
+    """Score the cells of one volume (see `keep_scores`) and renew the report of its run."""
+    scored = keep_scores(folder, truth)
+    report.renew(folder.parent.parent)
+    return scored
+
+
+def keep_scores(folder: Path, truth: str | Path) -> Evaluation:
     """Score the cells of one volume and keep that beside them, for the report of the run.
 
     Parameters
@@ -194,5 +202,4 @@ def score(folder: Path, truth: str | Path) -> Evaluation:
         figure = plots.plot_scores(scored.scores, scored.baseline, title=scored.name)
         png = plots.figure_png(figure)
         write_whole(folder / findings.SCORES_PICTURE, lambda part: part.write_bytes(png))
-    report.renew(folder.parent.parent)
     return scored

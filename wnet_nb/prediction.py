@@ -191,7 +191,11 @@ def segment_volume(
     began = time.perf_counter()
     # As the training had it: a cell radius given afterwards splits cells, and changes no class map.
     prepared = prepare(
-        volume.array, model.settings, voxel_size_um=volume.voxel_size_um, name=volume.name
+        volume.array,
+        model.settings,
+        voxel_size_um=volume.voxel_size_um,
+        otherwise_radius_um=settings.cell_radius_um,
+        name=volume.name,
     )
     if prepared.normalisation.high <= prepared.normalisation.low:
         raise DataError(f"'{volume.name}' has the same value everywhere")

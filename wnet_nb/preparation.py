@@ -52,6 +52,7 @@ def prepare(
     settings: Settings,
     *,
     voxel_size_um: Sequence[float] | None = None,
+    otherwise_radius_um: float | None = None,
     name: str = "volume",
 ) -> Prepared:
     """Prepare a volume as `settings` say.
@@ -64,6 +65,8 @@ def prepare(
         `match_cell_size`, `subtract_background`, `normalisation`, `cell_radius_um`.
     voxel_size_um : sequence of float, optional
         (z, y, x) in µm; the one of the settings, or 1, 1, 1, if not given.
+    otherwise_radius_um : float, optional
+        Cell radius to take where the settings have none and the image shows none.
     name : str
         What to call the volume in an error.
 
@@ -82,9 +85,11 @@ def prepare(
     if radius is None:
         try:
             cell = estimate_cell_radius(image, voxel_size_um=size)
-        except ValueError:  # nothing stands out: the volume is taken as it is
-            return plain
-        radius = cell.radius_um
+            radius = cell.radius_um
+        except ValueError:  # nothing stands out
+            radius = otherwise_radius_um
+    if radius is None:  # the volume is taken as it is
+        return plain
     radii = np.array([radius / step for step in size])
     factors = (1, 1, 1)
     if settings.match_cell_size:

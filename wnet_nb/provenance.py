@@ -41,7 +41,7 @@ def fingerprint(volume: Mapping[str, Any]) -> Html:
 
 def times(lengths: Sequence[float]) -> str:
     """Return lengths as text, such as 2 × 0.5 × 0.5."""
-    return " × ".join(f"{length:.4g}" for length in lengths)
+    return " × ".join(f"{n}" if isinstance(n, int) else f"{n:.4g}" for n in lengths)
 
 
 def describe_making(record: Mapping[str, Any]) -> Html:

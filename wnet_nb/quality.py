@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from wnet_nb import findings, pipeline, plots, runs, storage
+from wnet_nb import findings, pipeline, plots, report, runs, storage
 from wnet_nb.metrics import InstanceScores
 from wnet_nb.prediction import Prediction
 
@@ -35,6 +35,8 @@ def write_quality(run: Path, found: Sequence[Prediction], truth: Path | None = N
     (folder / "training_losses.png").write_bytes(plots.figure_png(figure))
     shutil.copyfile(run / runs.HISTORY, folder / "training_evaluation.csv")
     rows = [row for one in found for row in _score(one, truth, folder)]
+    if truth is not None:
+        report.renew(run)
     with (folder / "quality_metrics.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([COLUMNS, *rows])
     (folder / "version_log.txt").write_text(version_log() + "\n", encoding="utf-8")
@@ -46,7 +48,7 @@ def _score(one: Prediction, truth: Path | None, folder: Path) -> list[tuple]:
     classical = (one.name, "classical", one.result["baseline_count"])
     if truth is None:
         return [network, classical]
-    scored = pipeline.score(one.folder, truth)
+    scored = pipeline.keep_scores(one.folder, truth)
     if isinstance(scored.scores, InstanceScores):
         shutil.copyfile(one.folder / findings.SCORES_PICTURE, folder / f"{one.name}_scores.png")
     f1 = [

@@ -136,11 +136,13 @@ def show_scores(found: Sequence[Prediction], truth: str | Path | None) -> widget
     parts = []
     for one in found:
         try:
-            scored = pipeline.score(one.folder, truth)
+            scored = pipeline.keep_scores(one.folder, truth)
         except (ValueError, OSError) as error:
             parts.append(widgets.HTML(message(f"{one.name}: {error}.", RED)))
             continue
         parts.append(_scores_panel(scored))
+    for run in {one.folder.parent.parent for one in found}:
+        report.renew(run)
     return Panel(parts, lambda: next((p.value for p in _images(parts)), b""))
 
 

@@ -129,8 +129,10 @@ class Viewer(Panel):
         )
         for control in (*sliders, self.left, self.right, self.opacity, self.curtain):
             control.observe(self._draw, "value")
-        row = widgets.HBox([self.picture, controls])
-        row.layout = widgets.Layout(flex_flow="row wrap", align_items="flex-start")
+        row = widgets.HBox(
+            [self.picture, controls],
+            layout={"flex_flow": "row wrap", "align_items": "flex-start"},
+        )
         super().__init__([row], lambda: self.picture.value)
         self._draw()
 
