@@ -96,7 +96,9 @@ if getattr(importlib.util.find_spec("wnet_nb"), "origin", None) is None:
 use_google_drive = False  # @param {type:"boolean"}
 from IPython.display import Image, display
 
-from wnet_nb import colab, config, plots, quality, widgets
+from wnet_nb import colab, config, widgets
+from wnet_nb.colab import quality
+from wnet_nb.figures import plots
 
 session = colab.Session(use_google_drive)
 print(colab.describe_runtime(), session, "", quality.version_log(), sep="\n")

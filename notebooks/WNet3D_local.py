@@ -41,7 +41,8 @@
 # %%
 from IPython.display import display
 
-from wnet_nb import config, plots, widgets
+from wnet_nb import config, widgets
+from wnet_nb.figures import plots
 
 # %matplotlib inline
 

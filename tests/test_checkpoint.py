@@ -13,7 +13,6 @@ from safetensors.torch import load_file, save_file
 from wnet_nb.checkpoint import (
     STATES,
     WEIGHTS,
-    CheckpointError,
     build_model,
     load_cellseg3d_weights,
     load_checkpoint,
@@ -22,10 +21,11 @@ from wnet_nb.checkpoint import (
     save_cellseg3d_weights,
     save_state,
     save_weights,
-    write_whole,
 )
 from wnet_nb.config import Settings
+from wnet_nb.errors import UserError
 from wnet_nb.model import WNet3D
+from wnet_nb.whole_file import write_whole
 
 SETTINGS = Settings(
     base_channels=4, n_classes=3, normalisation="minmax", voxel_size_um=(2.0, 0.5, 0.5), dropout=0.2
@@ -95,7 +95,7 @@ def test_written_pth_has_the_published_names_and_shapes(tmp_path):
 
 def test_existing_pth_is_not_overwritten(model, pth):
     before = pth.read_bytes()
-    with pytest.raises(CheckpointError, match=r"wnet_latest\.pth.*not overwritten"):
+    with pytest.raises(UserError, match=r"wnet_latest\.pth.*not overwritten"):
         save_cellseg3d_weights(pth, model)
     assert pth.read_bytes() == before
 
@@ -124,14 +124,14 @@ def test_pth_that_does_not_fit_to_the_letter_is_refused_by_name(spoil, pth):
     state = torch.load(pth, weights_only=True)
     spoil(state)
     torch.save(state, pth)
-    with pytest.raises(CheckpointError, match=r"wnet_latest\.pth"):
+    with pytest.raises(UserError, match=r"wnet_latest\.pth"):
         load_cellseg3d_weights(pth)
 
 
 @pytest.mark.parametrize("content", [[torch.zeros(2)], torch.zeros(2), "words", None])
 def test_pth_that_holds_no_state_dict_is_refused_by_name(content, pth):
     torch.save(content, pth)
-    with pytest.raises(CheckpointError, match=r"wnet_latest\.pth"):
+    with pytest.raises(UserError, match=r"wnet_latest\.pth"):
         load_cellseg3d_weights(pth)
 
 
@@ -153,7 +153,7 @@ def test_code_in_a_pth_does_not_run(zipped, model, tmp_path):
         torch.save(content, path)
     else:
         path.write_bytes(pickle.dumps(content))
-    with pytest.raises(CheckpointError, match=r"hostile\.pth.*more than weights"):
+    with pytest.raises(UserError, match=r"hostile\.pth.*more than weights"):
         load_checkpoint(path)
     assert not mark.exists()
     torch.load(path, weights_only=False) if zipped else pickle.loads(path.read_bytes())
@@ -166,7 +166,7 @@ def test_truncated_file_is_refused_by_name_wherever_it_ends(kind, pth, run):
     whole = path.read_bytes()
     for share in (0, 0.001, 0.1, 0.5, 0.9, 0.999):
         path.write_bytes(whole[: int(share * len(whole))])
-        with pytest.raises(CheckpointError, match=path.name):
+        with pytest.raises(UserError, match=path.name):
             load_checkpoint(path)
 
 
@@ -180,7 +180,7 @@ def test_spoilt_bytes_in_a_pth_give_a_clear_error_and_no_other(pth):
         pth.write_bytes(spoilt)
         try:
             load_cellseg3d_weights(pth)
-        except CheckpointError as error:
+        except UserError as error:
             assert pth.name in str(error)
 
 
@@ -190,7 +190,7 @@ def test_spoilt_bytes_in_a_pth_give_a_clear_error_and_no_other(pth):
 )
 def test_file_of_another_kind_is_refused_by_name(name, content, tmp_path):
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(CheckpointError, match=name):
+    with pytest.raises(UserError, match=name):
         load_checkpoint(tmp_path / name)
 
 
@@ -206,7 +206,7 @@ def test_file_of_another_kind_is_refused_by_name(name, content, tmp_path):
 )
 def test_safetensors_without_usable_settings_is_refused_by_name(metadata, run):
     save_file(load_file(run / WEIGHTS), run / WEIGHTS, metadata)
-    with pytest.raises(CheckpointError, match=WEIGHTS):
+    with pytest.raises(UserError, match=WEIGHTS):
         load_checkpoint(run)
 
 
@@ -214,18 +214,18 @@ def test_safetensors_with_a_value_that_is_not_finite_is_refused(model, run):
     with torch.no_grad():
         model.decoder.bot.module[0].bias[1] = float("nan")
     save_weights(run / WEIGHTS, model, SETTINGS, HISTORY)
-    with pytest.raises(CheckpointError, match=r"decoder\.bot\.module\.0\.bias"):
+    with pytest.raises(UserError, match=r"decoder\.bot\.module\.0\.bias"):
         load_checkpoint(run)
 
 
 def test_absent_model_is_refused_in_words(tmp_path):
     (tmp_path / "a.txt").write_text("no model")
     for path, words in ((tmp_path, "run folder"), (tmp_path / "b.pth", "there is no model")):
-        with pytest.raises(CheckpointError, match=words):
+        with pytest.raises(UserError, match=words):
             load_checkpoint(path)
-    with pytest.raises(CheckpointError, match=r"a\.txt"):
+    with pytest.raises(UserError, match=r"a\.txt"):
         load_checkpoint(tmp_path / "a.txt")
-    with pytest.raises(CheckpointError, match=r"b\.pth"):
+    with pytest.raises(UserError, match=r"b\.pth"):
         load_cellseg3d_weights(tmp_path / "b.pth")
 
 
@@ -238,7 +238,7 @@ def test_training_can_start_from_any_kind_of_weights(start, model, run, pth):
 
 
 def test_weights_of_another_size_are_no_start(run):
-    with pytest.raises(CheckpointError, match=f"{WEIGHTS}.*does not fit"):
+    with pytest.raises(UserError, match=f"{WEIGHTS}.*does not fit"):
         load_start_weights(WNet3D(2, base_channels=4), run)
 
 
@@ -278,7 +278,7 @@ def test_states_that_are_all_damaged_are_not_taken_for_none(tmp_path):
     for step in (1, 2):
         save_state(tmp_path, state_at(step), best=False)
         (tmp_path / STATES / f"step-{step:08d}.pt").write_bytes(b"")
-    with pytest.raises(CheckpointError, match=r"step-00000002\.pt"):
+    with pytest.raises(UserError, match=r"step-00000002\.pt"):
         load_newest_state(tmp_path)
 
 

@@ -12,7 +12,6 @@ from wnet_nb.config import (
     LIVE,
     OPTIONS,
     PRESETS,
-    ConfigError,
     Settings,
     check_value,
     from_mapping,
@@ -20,6 +19,7 @@ from wnet_nb.config import (
     parse_assignments,
     preset,
 )
+from wnet_nb.errors import UserError
 
 GUIDE = {  # the CellSeg3D guide, and the published network
     "n_classes": 2,
@@ -91,7 +91,7 @@ def as_word(value):
 
 def refused(name, value):
     """Return the message with which the value is refused; it must name option and value."""
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(UserError) as caught:
         from_mapping({name: value})
     assert name in str(caught.value)
     assert str(value) in str(caught.value)
@@ -147,12 +147,12 @@ def test_live_options_exist_and_are_numbers():
 
 
 def test_unknown_name_is_refused_with_the_names_there_are():
-    with pytest.raises(ConfigError, match=r"'learning_rat'.*learning_rate"):
+    with pytest.raises(UserError, match=r"'learning_rat'.*learning_rate"):
         from_mapping({"learning_rat": 1e-3})
 
 
 def test_unknown_preset_is_refused_with_the_names_there_are():
-    with pytest.raises(ConfigError, match=r"'fast'.*published, quick"):
+    with pytest.raises(UserError, match=r"'fast'.*published, quick"):
         preset("fast")
 
 
@@ -165,7 +165,7 @@ def test_value_outside_its_limits_is_refused_by_name_value_and_limit(name):
         (option.maximum + step, option.maximum),
     ):
         wrong = [value] * 3 if option.length == 3 else value
-        with pytest.raises(ConfigError, match=name) as caught:
+        with pytest.raises(UserError, match=name) as caught:
             check_value(name, wrong)
         assert str(value) in str(caught.value) and f"{limit:g}" in str(caught.value)
 
@@ -175,14 +175,14 @@ def test_value_outside_its_limits_is_refused_by_name_value_and_limit(name):
     "value", [math.nan, math.inf, -math.inf, "3", True, [], {}, pytest.param(10**400, id="1e400")]
 )
 def test_what_is_no_finite_number_is_refused_where_a_number_belongs(name, value):
-    with pytest.raises(ConfigError, match=name):
+    with pytest.raises(UserError, match=name):
         check_value(name, value)
 
 
 @pytest.mark.parametrize("name", [n for n in NUMBERS if OPTIONS[n].kind is int])
 def test_fraction_is_refused_where_a_whole_number_belongs(name):
     value = OPTIONS[name].minimum + 8.5
-    with pytest.raises(ConfigError, match=f"{name}.*{value}.*whole number"):
+    with pytest.raises(UserError, match=f"{name}.*{value}.*whole number"):
         check_value(name, [value] * 3 if OPTIONS[name].length == 3 else value)
 
 
@@ -207,7 +207,7 @@ def test_size_that_the_network_cannot_take_is_refused(name, value):
 
 
 def test_each_edge_of_a_patch_must_be_a_multiple_of_8():
-    with pytest.raises(ConfigError, match="patch_size=20"):
+    with pytest.raises(UserError, match="patch_size=20"):
         Settings(patch_size=(16, 20, 16))
 
 
@@ -221,7 +221,7 @@ def test_none_is_taken_only_where_an_option_may_be_unset(name):
     if OPTIONS[name].optional:
         assert check_value(name, None) is None
     else:
-        with pytest.raises(ConfigError, match=name):
+        with pytest.raises(UserError, match=name):
             check_value(name, None)
 
 
@@ -235,18 +235,18 @@ def test_whole_number_written_as_float_becomes_an_integer():
 
 
 def test_radius_that_does_not_fit_the_patch_is_refused_with_the_largest_that_does():
-    with pytest.raises(ConfigError, match=r"radius=8.*patch_size=16.*at most 7"):
+    with pytest.raises(UserError, match=r"radius=8.*patch_size=16.*at most 7"):
         Settings(radius=8, patch_size=16)
     assert Settings(radius=7, patch_size=16).radius == 7
 
 
 def test_two_weights_of_zero_are_refused():
-    with pytest.raises(ConfigError, match="ncut_weight=0 and reconstruction_weight=0"):
+    with pytest.raises(UserError, match="ncut_weight=0 and reconstruction_weight=0"):
         Settings(ncut_weight=0, reconstruction_weight=0)
 
 
 def test_foreground_class_that_the_network_does_not_have_is_refused():
-    with pytest.raises(ConfigError, match=r"foreground_classes=\(0, 2\).*n_classes=2"):
+    with pytest.raises(UserError, match=r"foreground_classes=\(0, 2\).*n_classes=2"):
         Settings(foreground_classes=(0, 2))
     assert Settings(foreground_classes=(0, 2), n_classes=3).foreground_classes == (0, 2)
 
@@ -258,7 +258,7 @@ def test_settings_cannot_be_changed_in_place():
 
 def test_replace_changes_one_option_and_refuses_unknown_ones():
     assert Settings(epochs=3).replace(radius=5) == Settings(epochs=3, radius=5)
-    with pytest.raises(ConfigError, match="radios"):
+    with pytest.raises(UserError, match="radios"):
         Settings().replace(radios=5)
 
 
@@ -307,7 +307,7 @@ def test_word_of_the_command_line_becomes_its_value(word, value):
     "voxel_size_um=1,1 voxel_size_um=1,1,x".split(),
 )
 def test_malformed_word_of_the_command_line_is_refused(word):
-    with pytest.raises(ConfigError, match=word.partition("=")[0]):
+    with pytest.raises(UserError, match=word.partition("=")[0]):
         parse_assignments([word])
 
 
@@ -329,10 +329,10 @@ def test_malformed_word_of_the_command_line_is_refused(word):
 def test_bad_settings_file_is_refused_by_name(text, tmp_path):
     file = tmp_path / "mine.json"
     file.write_bytes(text.encode("utf-8", "surrogateescape"))
-    with pytest.raises(ConfigError, match=r"mine\.json"):
+    with pytest.raises(UserError, match=r"mine\.json"):
         load_settings(file)
 
 
 def test_missing_settings_file_is_refused_by_name(tmp_path):
-    with pytest.raises(ConfigError, match=r"absent\.json"):
+    with pytest.raises(UserError, match=r"absent\.json"):
         load_settings(tmp_path / "absent.json")

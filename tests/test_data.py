@@ -7,15 +7,15 @@ import pytest
 
 from wnet_nb.config import Settings
 from wnet_nb.data import (
-    DataError,
     Normalisation,
     PatchSampler,
     augment,
     fit_normalisation,
     fit_patch_shape,
     normalise,
-    pad_to,
 )
+from wnet_nb.errors import UserError
+from wnet_nb.grid import pad_to
 
 DTYPES = ["bool", "u1", "i1", ">u2", "<u2", "<i2", ">i4", "u4", "<u8", "i8", "f2", ">f4", "<f8"]
 
@@ -63,7 +63,7 @@ def test_square_root_is_that_of_the_share_of_the_percentile_range():
 
 
 def test_unknown_normalisation_is_refused_with_what_there_is():
-    with pytest.raises(DataError, match=r"log.*percentile, minmax or square_root"):
+    with pytest.raises(UserError, match=r"log.*percentile, minmax or square_root"):
         fit_normalisation(ramp((2, 3, 4)), "log")
 
 
@@ -97,7 +97,7 @@ def test_constant_volume_becomes_0(method, value):
 def test_value_that_is_not_finite_is_refused_with_the_name_of_the_volume(method, value):
     array = np.zeros((4, 4, 4), np.float32)
     array[3, 2, 1] = value
-    with pytest.raises(DataError, match=r"'brain\.tif'.*not finite"):
+    with pytest.raises(UserError, match=r"'brain\.tif'.*not finite"):
         fit_normalisation(array, method, name="brain.tif")
 
 
@@ -112,17 +112,17 @@ def test_extreme_but_finite_range_gives_no_nan(low, high):
 def test_range_that_overflows_is_refused_with_the_name_of_the_volume():
     array = np.full((4, 4, 4), -1.7e308)
     array[2:] = 1.7e308
-    with pytest.raises(DataError, match=r"'brain\.tif'"):
+    with pytest.raises(UserError, match=r"'brain\.tif'"):
         fit_normalisation(array, "minmax", name="brain.tif")
 
 
 def test_empty_volume_is_refused_with_its_name_and_shape():
-    with pytest.raises(DataError, match=r"'brain\.tif'.*\(0, 4, 4\)"):
+    with pytest.raises(UserError, match=r"'brain\.tif'.*\(0, 4, 4\)"):
         fit_normalisation(np.zeros((0, 4, 4)), name="brain.tif")
 
 
 def test_unknown_method_is_refused():
-    with pytest.raises(DataError, match="zscore"):
+    with pytest.raises(UserError, match="zscore"):
         fit_normalisation(np.zeros((4, 4, 4)), "zscore")
 
 

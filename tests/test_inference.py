@@ -10,8 +10,8 @@ from torch import nn
 from wnet_nb.checkpoint import build_model
 from wnet_nb.config import Settings
 from wnet_nb.data import Normalisation, normalise
-from wnet_nb.example import make_example
 from wnet_nb.inference import _tile_axis, predict_probabilities
+from wnet_nb.jobs.example import make_example
 from wnet_nb.training import Finished, fit
 
 PLAIN = Normalisation("minmax", 0.0, 100.0)

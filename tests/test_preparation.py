@@ -1,18 +1,13 @@
-"""Tests of `wnet_nb.preparation`: block means by hand, no drift, and backgrounds that go away."""
+"""Tests of `wnet_nb.data`: block means by hand, no drift, and backgrounds that go away."""
 
 import numpy as np
 import pytest
 
 from wnet_nb.config import Settings
-from wnet_nb.data import DataError, fit_normalisation
-from wnet_nb.example import make_example
-from wnet_nb.preparation import (
-    average_blocks,
-    block_means,
-    enlarge,
-    prepare,
-    subtract_background,
-)
+from wnet_nb.data import fit_normalisation, prepare, subtract_background
+from wnet_nb.errors import UserError
+from wnet_nb.grid import average_blocks, block_means, enlarge
+from wnet_nb.jobs.example import make_example
 
 BOTH = Settings(match_cell_size=True, subtract_background=True)
 UNIT = (1.0, 1.0, 1.0)
@@ -156,7 +151,7 @@ def test_both_options_off_give_the_very_same_object(example):
     prepared = prepare(example, Settings())
     assert prepared.array is example
     assert (prepared.factors, prepared.shape) == ((1, 1, 1), example.shape)
-    assert prepared.cell_size is None
+    assert prepared.cell_radius_um is None
     assert prepared.normalisation == fit_normalisation(example)
 
 
@@ -166,7 +161,7 @@ def test_volume_without_anything_that_looks_like_a_cell_is_taken_as_it_is(option
     image = ramp((16, 16, 16), 0) if kind == "ramp" else np.zeros((16, 16, 16), np.uint16)
     prepared = prepare(image, Settings(**options))
     assert prepared.array is image and prepared.factors == (1, 1, 1)
-    assert prepared.cell_size is None
+    assert prepared.cell_radius_um is None
 
 
 @pytest.mark.parametrize(
@@ -188,24 +183,7 @@ def test_voxels_are_averaged_until_a_cell_is_about_four_in_radius(radius, size, 
     assert prepared.array.shape == tuple(
         -(-n // f) for n, f in zip(example.shape, factors, strict=True)
     )
-    assert prepared.cell_size is None  # given, not estimated
-
-
-def test_a_radius_in_reserve_is_taken_only_where_the_image_shows_none(example):
-    noise = np.random.default_rng(0).normal(100, 5, (40, 40, 40)).astype(np.float32)
-    assert prepare(noise, BOTH, voxel_size_um=UNIT).factors == (1, 1, 1)
-    helped = prepare(noise, BOTH, voxel_size_um=UNIT, otherwise_radius_um=12)
-    assert helped.factors == (3, 3, 3) and helped.cell_size is None
-    alone, other = (
-        prepare(example, BOTH, voxel_size_um=UNIT, otherwise_radius_um=r) for r in (None, 20)
-    )
-    assert alone.factors == other.factors == (2, 2, 2)
-
-
-def test_radius_is_estimated_where_it_is_not_given(example):
-    prepared = prepare(example, Settings(match_cell_size=True))
-    assert prepared.cell_size.radius_um == pytest.approx(8, rel=0.2)
-    assert prepared.factors == (2, 2, 2)
+    assert prepared.cell_radius_um == radius
 
 
 def test_voxel_size_of_the_settings_holds_where_none_is_given(example):
@@ -215,11 +193,11 @@ def test_voxel_size_of_the_settings_holds_where_none_is_given(example):
 
 
 def test_brightness_range_is_that_of_the_prepared_array(example):
-    prepared = prepare(example, BOTH.replace(normalisation="square_root"))
+    prepared = prepare(example, BOTH.replace(normalisation="square_root"), cell_radius_um=8)
     assert prepared.normalisation == fit_normalisation(prepared.array, "square_root")
     assert prepared.normalisation != fit_normalisation(example, "square_root")
 
 
 def test_volume_that_is_not_finite_is_refused_with_its_name():
-    with pytest.raises(DataError, match=r"'brain'.*not finite"):
+    with pytest.raises(UserError, match=r"'brain'.*not finite"):
         prepare(np.full((9, 9, 9), np.nan), BOTH, name="brain")

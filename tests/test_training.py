@@ -9,18 +9,10 @@ import pytest
 import torch
 
 from wnet_nb import checkpoint
-from wnet_nb.config import ConfigError, Settings
-from wnet_nb.data import DataError, normalise
-from wnet_nb.metrics import best_class_dice
-from wnet_nb.training import (
-    EpochEnd,
-    Finished,
-    Started,
-    StepEnd,
-    TrainingError,
-    fit,
-    run,
-)
+from wnet_nb.config import Settings
+from wnet_nb.data import normalise, prepare
+from wnet_nb.errors import UserError
+from wnet_nb.training import EpochEnd, Finished, Started, StepEnd, best_class_dice, fit, run
 
 TINY = Settings(
     base_channels=4,
@@ -154,7 +146,7 @@ def test_losses_fall_and_the_balls_are_found():
     settings = TINY.replace(
         base_channels=8, dropout=0, epochs=10, patches_per_volume=20, learning_rate=1e-2
     )
-    events = list(fit([VOLUME], settings, validation=[(VOLUME, MASK)]))
+    events = list(fit([VOLUME], settings, validation=[(prepare(VOLUME, TINY), MASK)]))
     first, *_, last = (e.row for e in of_kind(events, EpochEnd))
     assert last["soft_ncut"] < 0.7 * first["soft_ncut"]
     assert last["reconstruction"] < first["reconstruction"]
@@ -196,7 +188,7 @@ def test_finished_training_that_is_resumed_only_says_so(tmp_path):
 
 def test_run_folder_of_another_network_is_refused(tmp_path):
     list(fit([VOLUME], TINY.replace(epochs=1), run=tmp_path))
-    with pytest.raises(checkpoint.CheckpointError, match="does not fit"):
+    with pytest.raises(UserError, match="does not fit"):
         next(fit([VOLUME], TINY.replace(base_channels=8), run=tmp_path))
 
 
@@ -225,7 +217,7 @@ def test_driver_hands_on_every_event_and_returns_the_model_in_evaluation_mode():
 
 
 def test_driver_without_a_finish_is_an_error():
-    with pytest.raises(TrainingError, match="without a model"):
+    with pytest.raises(UserError, match="without a model"):
         run(iter([]), print)
 
 
@@ -249,7 +241,7 @@ def test_loss_that_is_not_finite_stops_with_step_and_terms_and_leaves_finite_wei
     list(fit([VOLUME], TINY.replace(epochs=1), run=tmp_path))
     run_away(tmp_path)
     before = checkpoint.load_newest_state(tmp_path)["model"]
-    with pytest.raises(TrainingError) as caught:
+    with pytest.raises(UserError) as caught:
         list(fit([VOLUME], TINY, run=tmp_path))
     for words in (
         "a loss is not finite at step 4",
@@ -273,7 +265,7 @@ def test_gradient_that_is_not_finite_stops_before_it_reaches_the_weights(tmp_pat
     state["model"]["decoder.out_b.module.7.weight"] *= 1e-3
     state["model"]["decoder.out_b.module.7.bias"] *= 1e-3
     torch.save(state, path)
-    with pytest.raises(TrainingError, match=r"step 4 .*lower learning_rate"):
+    with pytest.raises(UserError, match=r"step 4 .*lower learning_rate"):
         list(fit([VOLUME], TINY, run=tmp_path))
     after = checkpoint.load_newest_state(tmp_path)["model"]
     assert all(torch.equal(state["model"][name], after[name]) for name in after)
@@ -283,7 +275,7 @@ def test_largest_learning_rate_either_stops_in_words_or_keeps_finite_weights(tmp
     settings = TINY.replace(learning_rate=1, weight_decay=1, epochs=4)
     try:
         list(fit([VOLUME], settings, run=tmp_path))
-    except TrainingError as error:
+    except UserError as error:
         assert "step" in str(error)
     state = checkpoint.load_newest_state(tmp_path)
     assert all(torch.isfinite(t).all() for t in state["model"].values())
@@ -317,33 +309,33 @@ def test_live_change_of_any_number_type_survives_a_resume(number, tmp_path):
 
 
 def test_live_change_of_another_option_is_refused_by_name():
-    with pytest.raises(TrainingError, match="epochs cannot change"):
+    with pytest.raises(UserError, match="epochs cannot change"):
         list(fit([VOLUME], TINY, live=lambda: {"epochs": 3}))
 
 
 def test_live_change_out_of_limits_is_refused_by_name_and_value():
-    with pytest.raises(ConfigError, match="radius=99"):
+    with pytest.raises(UserError, match="radius=99"):
         list(fit([VOLUME], TINY, live=lambda: {"radius": 99}))
 
 
 def test_validation_dice_is_that_of_the_best_class_at_every_interval():
     settings = TINY.replace(epochs=3, validation_interval=2)
-    events = list(fit([VOLUME], settings, validation=[(VOLUME, MASK)]))
+    events = list(fit([VOLUME], settings, validation=[(prepare(VOLUME, TINY), MASK)]))
     scores = [e.validation_dice for e in of_kind(events, EpochEnd)]
     assert scores[0] is None and scores[2] is None and 0 <= scores[1] <= 1
 
 
 def test_validation_dice_agrees_with_the_finished_model():
     volume, mask = balls((16, 16, 16), seed=1)
-    events = list(fit([VOLUME], TINY.replace(epochs=1), validation=[(volume, mask)]))
+    events = list(fit([VOLUME], TINY.replace(epochs=1), validation=[(prepare(volume, TINY), mask)]))
     with torch.inference_mode():
         image = torch.from_numpy(normalise(volume))[None, None]
         probabilities = events[-1].model.encode(image)[0].numpy()
-    assert events[-2].validation_dice == best_class_dice(probabilities, mask)[1]
+    assert events[-2].validation_dice == best_class_dice(probabilities, mask)
 
 
 def test_validation_changes_nothing_in_the_training(whole):
-    events = list(fit([VOLUME], TINY, validation=[(VOLUME, MASK)]))
+    events = list(fit([VOLUME], TINY, validation=[(prepare(VOLUME, TINY), MASK)]))
     assert losses(events) == losses(whole)[:6]
 
 
@@ -435,7 +427,7 @@ def test_half_precision_stays_close_to_full(precision):
 
 
 def test_thin_patches_in_bfloat16_are_refused_on_a_cpu():
-    with pytest.raises(TrainingError, match=r"bfloat16.*at least 24 planes, not 16"):
+    with pytest.raises(UserError, match=r"bfloat16.*at least 24 planes, not 16"):
         next(fit([VOLUME], TINY.replace(precision="bfloat16"), device="cpu"))
 
 
@@ -449,17 +441,34 @@ def test_training_starts_from_given_weights(tmp_path, whole):
 
 
 def test_no_volume_is_an_error():
-    with pytest.raises(TrainingError, match="no volume"):
+    with pytest.raises(UserError, match="no volume"):
         next(fit([], TINY))
 
 
 def test_volume_with_nan_is_refused_by_its_number():
     bad = VOLUME.astype(np.float32)
     bad[3, 3, 3] = np.nan
-    with pytest.raises(DataError, match="volume 2 of 2"):
+    with pytest.raises(UserError, match="volume 2 of 2"):
         next(fit([VOLUME, bad], TINY))
 
 
 def test_constant_volume_trains_without_nan():
     events = list(fit([np.full((16, 16, 16), 7, np.uint8)], TINY.replace(epochs=1)))
     assert all(math.isfinite(value) for e in losses(events) for value in e)
+
+
+def test_best_class_is_the_one_whose_argmax_map_overlaps_most():
+    truth = np.zeros((20, 20, 40), int)
+    truth[:10, :10, :10] = 1
+    probabilities = np.full((3, *truth.shape), 0.1, dtype=np.float32)
+    probabilities[0] = 0.5
+    probabilities[1, :10, :10, 30:] = 0.8
+    probabilities[2, :10, :10, 2:12] = 0.7
+    assert best_class_dice(probabilities, truth) == pytest.approx(0.8)
+
+
+def test_best_class_gives_a_tie_to_the_lowest_class():
+    truth = np.array([[[2, 1]]])
+    assert best_class_dice(np.full((3, 1, 1, 2), 1 / 3), truth) == 1.0
+    halves = np.array([[1, 0], [0, 1]], dtype=float)[:, None, None]  # each covers half of the truth
+    assert best_class_dice(halves, truth) == pytest.approx(2 / 3)

@@ -10,12 +10,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import sys
-import tempfile
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +21,9 @@ from safetensors.torch import save_file
 
 from wnet_nb import config
 from wnet_nb.config import Settings
-from wnet_nb.fetch import FetchError, Progress, download, unpack
+from wnet_nb.errors import UserError
 from wnet_nb.model import WNet3D
-from wnet_nb.saving import sha256
+from wnet_nb.whole_file import write_whole
 
 WEIGHTS = "weights.safetensors"
 STATES = "checkpoints"
@@ -38,10 +34,6 @@ PUBLISHED = "published"
 PUBLISHED_URL = "https://huggingface.co/C-Achard/cellseg3d/resolve/main/wnet_latest.tar.gz"
 PUBLISHED_FILE = "wnet_latest.pth"
 LARGEST_BYTES = 2**30  # of the archive, and of everything in it; the network has a tenth of it
-
-
-class CheckpointError(ValueError):
-    """A weights file or run folder cannot be used; the message says which and why."""
 
 
 @dataclass(frozen=True)
@@ -59,38 +51,38 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
 
     Raises
     ------
-    CheckpointError
+    UserError
         If nothing usable is there.
     """
     path = Path(path)
     if path.is_dir():
         if not (path / WEIGHTS).exists():
-            raise CheckpointError(
+            raise UserError(
                 f"'{path}' holds no {WEIGHTS}: it is not a run folder, or the file was taken away "
                 "(train with --resume writes it again)"
             )
         path = path / WEIGHTS
     if not path.exists():
-        raise CheckpointError(f"there is no model at '{path}'; check the path")
+        raise UserError(f"there is no model at '{path}'; check the path")
     if path.suffix == ".pth":
         model = load_cellseg3d_weights(path)
         settings = config.preset(n_classes=model.n_classes, base_channels=model.base_channels)
         return Checkpoint(model, settings.replace(normalisation="minmax"), source=path)
     if path.suffix != ".safetensors":
-        raise CheckpointError(f"'{path}' is neither a run folder nor a .safetensors or .pth file")
+        raise UserError(f"'{path}' is neither a run folder nor a .safetensors or .pth file")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"'{path}' is damaged or not a weights file: {error}") from None
+        raise UserError(f"'{path}' is damaged or not a weights file: {error}") from None
     if metadata.get("format") != FORMAT:
-        raise CheckpointError(f"'{path}' was not written by wnet_nb: it lacks the settings")
+        raise UserError(f"'{path}' was not written by wnet_nb: it lacks the settings")
     try:
         settings = config.from_mapping(json.loads(metadata["settings"]))
         history = json.loads(metadata["history"])
-    except (KeyError, ValueError) as error:  # ConfigError and JSONDecodeError are ValueErrors
-        raise CheckpointError(f"'{path}' holds no usable settings: {error}") from None
+    except (KeyError, ValueError) as error:  # UserError and JSONDecodeError are ValueErrors
+        raise UserError(f"'{path}' holds no usable settings: {error}") from None
     model = build_model(settings)
     load_tensors(model, tensors, path)
     return Checkpoint(model.eval(), settings, history, path)
@@ -116,18 +108,6 @@ def save_weights(
     write_whole(path, lambda temporary: save_file(tensors, temporary, metadata))
 
 
-def write_whole(path: Path, write: Callable[[Path], None]) -> None:
-    """Call ``write(temporary)`` and move the result to `path` once it is whole and on disk."""
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        write(temporary)
-        with temporary.open("r+b") as file:  # Windows syncs only what may be written
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def save_state(run: Path, state: dict[str, Any], *, best: bool) -> None:
     """Write a full training state to a run folder; the last two and the best one are kept.
 
@@ -147,12 +127,12 @@ def load_newest_state(run: Path) -> dict[str, Any] | None:
 
     Raises
     ------
-    CheckpointError
+    UserError
         If there are states but none can be read: to start anew is for the user to decide.
     """
     states = sorted((run / STATES).glob("step-*.pt"), reverse=True)
     for path in states:
-        with contextlib.suppress(CheckpointError):
+        with contextlib.suppress(UserError):
             return _read_tensors(path)
     return _read_tensors(states[0]) if states else None
 
@@ -163,7 +143,7 @@ def _read_tensors(path: str | os.PathLike[str]) -> dict[str, Any]:
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle raises nearly anything, IndexError and so on
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(
+        raise UserError(
             f"'{path}' is damaged or holds more than weights, and was not loaded: {reason[:200]}"
         ) from None
 
@@ -175,30 +155,30 @@ def load_cellseg3d_weights(path: str | os.PathLike[str]) -> WNet3D:
 
     Raises
     ------
-    CheckpointError
+    UserError
         If the file is missing, damaged, holds anything but tensors, or does not fit.
     """
     if not os.path.exists(path):
-        raise CheckpointError(f"there is no weights file '{path}'; check the path")
+        raise UserError(f"there is no weights file '{path}'; check the path")
     tensors = _read_tensors(path)
     first, last = "encoder.in_b.module.0.weight", "encoder.out_b.module.8.weight"
     tensors = tensors if isinstance(tensors, dict) else {}
     wanted = [tensors.get(first), tensors.get(last), *tensors.values()]
     if not all(isinstance(t, torch.Tensor) and t.ndim for t in wanted):
-        raise CheckpointError(f"'{path}' does not hold the weights of a WNet3D")
+        raise UserError(f"'{path}' does not hold the weights of a WNet3D")
     channels, classes = tensors[first].shape[0], tensors[last].shape[0]
     try:
         model = WNet3D(classes, base_channels=channels)
     except ValueError as error:
-        raise CheckpointError(f"'{path}' does not fit a WNet3D: {error}") from None
+        raise UserError(f"'{path}' does not fit a WNet3D: {error}") from None
     load_tensors(model, tensors, Path(path))
     return model.eval()
 
 
 def save_cellseg3d_weights(path: str | os.PathLike[str], model: WNet3D) -> None:
-    """Write a ``.pth`` that the CellSeg3D plugin can load; CheckpointError if `path` exists."""
+    """Write a ``.pth`` that the CellSeg3D plugin can load; UserError if `path` exists."""
     if os.path.exists(path):
-        raise CheckpointError(f"'{path}' exists and is not overwritten; choose another name")
+        raise UserError(f"'{path}' exists and is not overwritten; choose another name")
     tensors = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
     write_whole(Path(path), lambda temporary: torch.save(tensors, temporary))
 
@@ -209,93 +189,20 @@ def load_tensors(model: WNet3D, tensors: dict[str, torch.Tensor], path: Path) ->
     found = {name: tuple(t.shape) for name, t in tensors.items()}
     if expected != found:
         name = next(n for n in {**expected, **found} if expected.get(n) != found.get(n))
-        raise CheckpointError(
+        raise UserError(
             f"'{path}' does not fit this network: tensor {name} is "
             f"{found.get(name, 'missing')} where {expected.get(name, 'nothing')} is expected"
         )
     broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
     if broken:
-        raise CheckpointError(f"'{path}' is damaged: {broken[0]} holds values that are not finite")
+        raise UserError(f"'{path}' is damaged: {broken[0]} holds values that are not finite")
     model.load_state_dict(tensors)
 
 
 def load_start_weights(model: WNet3D, path: str | os.PathLike[str]) -> None:
     """Copy the weights at `path` (run folder, ``.safetensors``, ``.pth``) into `model`.
 
-    CheckpointError is raised if they cannot be read or belong to a network of another size.
+    UserError is raised if they cannot be read or belong to a network of another size.
     """
     found = load_checkpoint(path)
     load_tensors(model, dict(found.model.state_dict()), found.source)
-
-
-def cache_folder() -> Path:
-    """Return where this computer keeps what programs have downloaded, in a folder of ours."""
-    home = Path.home()
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA", home / "AppData" / "Local"))
-    elif sys.platform == "darwin":
-        base = home / "Library" / "Caches"
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache")
-    return base / "wnet_nb"
-
-
-def fetch_published(
-    *, url: str = PUBLISHED_URL, folder: Path | None = None, progress: Progress | None = None
-) -> Path:
-    """Return the published weights, downloaded if they are not in the cache yet.
-
-    Parameters
-    ----------
-    url : str
-        Address (http or https) of a ``.tar.gz`` that holds ``wnet_latest.pth``, which is returned.
-    folder : Path, optional
-        Where to keep them; `cache_folder` if not given.
-    progress : callable, optional
-        Called with (bytes received, bytes in all or 0 if unknown).
-
-    Raises
-    ------
-    CheckpointError
-        If the download fails, is no such archive, or holds anything but such weights; says why.
-    """
-    folder = Path(folder) if folder else cache_folder()
-    path, record = folder / PUBLISHED_FILE, folder / f"{PUBLISHED_FILE}.json"
-    if path.exists() and record.exists():
-        known = json.loads(record.read_text(encoding="utf-8"))
-        if known.get("sha256") == sha256(path):
-            return path
-        raise CheckpointError(
-            f"'{path}' has changed since it was received; remove it and try again"
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as scratch:
-        archive = Path(scratch) / "archive.tar.gz"
-        try:
-            weights = _receive(url, archive, progress)
-            load_cellseg3d_weights(weights)
-        except (FetchError, CheckpointError) as error:
-            raise CheckpointError(
-                f"no usable weights came from {url}: {error} (you can also download the file with "
-                "a browser, unpack it, and give the .pth file)"
-            ) from None
-        facts = {
-            "url": url,
-            "sha256": sha256(weights),
-            "archive_sha256": sha256(archive),
-            "received": datetime.now().astimezone().isoformat(timespec="seconds"),
-        }
-        weights.replace(path)
-    text = json.dumps(facts, indent=2)
-    write_whole(record, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-    return path
-
-
-def _receive(url: str, archive: Path, progress: Progress | None) -> Path:
-    download(url, archive, kinds=("gzip",), largest_bytes=LARGEST_BYTES, progress=progress)
-    found = unpack(
-        archive, archive.parent / "content", only=PUBLISHED_FILE, largest_bytes=LARGEST_BYTES
-    )
-    if len(found) != 1:
-        raise FetchError(f"the archive holds no {PUBLISHED_FILE}, or more than one")
-    return found[0]

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from wnet_nb.errors import UserError
+
 GROUPS = {
     "model": "Network",
     "ncut": "Soft N-cut",
@@ -24,12 +26,9 @@ GROUPS = {
     "data": "Data",
     "cells": "Cells",
 }
+DEPTH_FACTOR = 8  # three poolings: every patch edge is a multiple of this
 LIVE = ("ncut_weight", "reconstruction_weight", "intensity_sigma", "spatial_sigma", "radius")
 """Names of the options that may change while a training runs."""
-
-
-class ConfigError(ValueError):
-    """An option has an unknown name or a value that it cannot take."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,7 @@ class Settings:
 
     Raises
     ------
-    ConfigError
+    UserError
         If a value is out of its limits, or two values do not fit each other.
 
     Examples
@@ -189,7 +188,7 @@ class Settings:
         lower_when="the images differ much from those it was trained on",
     )
     patch_size: int | tuple[int, int, int] = _option(
-        64, "data", "voxels", limits=(8, 512), multiple_of=8, length=3
+        64, "data", "voxels", limits=(8, 512), multiple_of=DEPTH_FACTOR, length=3
     )(
         "Edge of the cubes cut from the volumes for training, or its z,y,x edges.",
         raise_when="a patch holds fewer than about five cells",
@@ -263,7 +262,7 @@ class Settings:
         raise_when="specks are counted as cells",
         lower_when="small cells are missing",
     )
-    tile_size: int = _option(96, "cells", "voxels", limits=(16, 512), multiple_of=8)(
+    tile_size: int = _option(96, "cells", "voxels", limits=(16, 512), multiple_of=DEPTH_FACTOR)(
         "Edge of the blocks in which a volume is segmented.",
         raise_when="memory is free",
         lower_when="memory runs out",
@@ -280,16 +279,16 @@ class Settings:
             object.__setattr__(self, name, check_value(name, getattr(self, name)))
         patch = min(self.patch_shape)
         if self.radius >= patch // 2:
-            raise ConfigError(
+            raise UserError(
                 f"radius={self.radius} does not fit patch_size={self.patch_size}; choose a radius "
                 f"of at most {patch // 2 - 1} or larger patches"
             )
         if self.ncut_weight == 0 and self.reconstruction_weight == 0:
-            raise ConfigError(
+            raise UserError(
                 "ncut_weight=0 and reconstruction_weight=0 leave nothing to learn; raise one"
             )
         if max(self.foreground_classes or (0,)) >= self.n_classes:
-            raise ConfigError(
+            raise UserError(
                 f"foreground_classes={self.foreground_classes} does not fit n_classes="
                 f"{self.n_classes}; classes count from 0"
             )
@@ -337,51 +336,51 @@ def check_value(name: str, value: Any) -> Any:
 
     Raises
     ------
-    ConfigError
+    UserError
         If there is no such option or it cannot take the value; says name, value and limits.
     """
     if name not in OPTIONS:
         near = difflib.get_close_matches(name, OPTIONS, 1)
         hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(OPTIONS)}"
-        raise ConfigError(f"there is no option '{name}'; {hint}")
+        raise UserError(f"there is no option '{name}'; {hint}")
     option = OPTIONS[name]
     if value is None:
         if option.optional:
             return None
-        raise ConfigError(f"{name} needs a value")
+        raise UserError(f"{name} needs a value")
     several = isinstance(value, list | tuple)
     if not option.length or (not several and isinstance(DEFAULTS[name], int)):
         return _check_item(name, option, value)  # a single value, which may stand for z, y and x
     items = value if several else [value]
     if option.length > 0 and len(items) != option.length:
-        raise ConfigError(f"{name}={value!r} must have {option.length} values: z,y,x")
+        raise UserError(f"{name}={value!r} must have {option.length} values: z,y,x")
     if not items:
-        raise ConfigError(f"{name} needs at least one value")
+        raise UserError(f"{name} needs at least one value")
     return tuple(_check_item(name, option, item) for item in items)
 
 
 def _check_item(name: str, option: Option, value: Any) -> Any:
     if option.kind is bool:
         if not isinstance(value, bool):
-            raise ConfigError(f"{name}={value!r} must be true or false")
+            raise UserError(f"{name}={value!r} must be true or false")
         return value
     if option.kind is str:
         if not isinstance(value, str) or (option.choices and value not in option.choices):
             expected = f"one of: {', '.join(option.choices)}" if option.choices else "text"
-            raise ConfigError(f"{name}={value!r} must be {expected}")
+            raise UserError(f"{name}={value!r} must be {expected}")
         return value
     if isinstance(value, bool | str) or not _is_number(value):
-        raise ConfigError(f"{name}={value!r} must be a number")
+        raise UserError(f"{name}={value!r} must be a number")
     number = option.kind(value)
     if number != value:
-        raise ConfigError(f"{name}={value!r} must be a whole number")
+        raise UserError(f"{name}={value!r} must be a whole number")
     if not option.minimum <= number <= option.maximum:
         unit = f" {option.unit}" if option.unit else ""
-        raise ConfigError(
+        raise UserError(
             f"{name}={value!r} must lie between {option.minimum:g} and {option.maximum:g}{unit}"
         )
     if option.multiple_of and number % option.multiple_of:
-        raise ConfigError(f"{name}={value!r} must be a multiple of {option.multiple_of}")
+        raise UserError(f"{name}={value!r} must be a multiple of {option.multiple_of}")
     return number
 
 
@@ -404,11 +403,11 @@ def preset(name: str = "published", **changes: Any) -> Settings:
 
     Raises
     ------
-    ConfigError
+    UserError
         If there is no such preset or option.
     """
     if name not in PRESETS:
-        raise ConfigError(f"there is no preset '{name}'; there are: {', '.join(PRESETS)}")
+        raise UserError(f"there is no preset '{name}'; there are: {', '.join(PRESETS)}")
     return from_mapping({**PRESETS[name], **changes})
 
 
@@ -424,7 +423,7 @@ def parse_assignments(assignments: list[str]) -> dict[str, Any]:
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
         if not equals:
-            raise ConfigError(f"'{assignment}' is not of the form option=value")
+            raise UserError(f"'{assignment}' is not of the form option=value")
         changes[name] = parse_value(name, text)
     return changes
 
@@ -459,19 +458,19 @@ def load_settings(path: str | os.PathLike[str]) -> Settings:
 
     Raises
     ------
-    ConfigError
+    UserError
         If the file is missing, is not JSON, or holds an unknown option or a bad value.
     """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"there is no settings file '{path}'; check the path") from None
+        raise UserError(f"there is no settings file '{path}'; check the path") from None
     except (OSError, ValueError) as error:
-        raise ConfigError(f"'{path}' is not a readable settings file: {error}") from None
+        raise UserError(f"'{path}' is not a readable settings file: {error}") from None
     options = content.get("options", content) if isinstance(content, dict) else None
     if not isinstance(options, dict):
-        raise ConfigError(f"'{path}' is not a settings file: it holds no options")
+        raise UserError(f"'{path}' is not a settings file: it holds no options")
     try:
         return from_mapping(options)
-    except ConfigError as error:
-        raise ConfigError(f"'{path}': {error}") from None
+    except UserError as error:
+        raise UserError(f"'{path}': {error}") from None

@@ -1,6 +1,8 @@
-"""From volumes to training patches: the one normalisation, crops, and augmentation.
+"""From volumes to training patches: the one normalisation, preparation, crops, and augmentation.
 
-Training and inference both map brightness to 0-100 through `Normalisation`, and nothing else does.
+Training and inference both take volumes through `prepare`, and nothing else does.
+Preparation makes one small network fit very different stacks: voxels are averaged until a cell is
+about four voxels in radius, and the background is taken away at the scale of the cells.
 """
 
 from __future__ import annotations
@@ -10,19 +12,21 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from scipy import ndimage
 
-from wnet_nb.config import Settings
-from wnet_nb.model import DEPTH_FACTOR
+from wnet_nb.config import DEPTH_FACTOR, Settings
+from wnet_nb.errors import UserError
+from wnet_nb.grid import average_blocks, block_means, enlarge, pad_to, thin_out
 
 PERCENTILES = (0.5, 99.9)
 SAMPLE_VOXELS = 4_000_000  # enough for percentiles to a tenth of a grey level
 CANDIDATES = 4  # crops drawn for each patch that is kept
 EMPTY_SHARE, FULL_SHARE = 0.001, 0.6
 POOR_CROP_WEIGHT = 0.05
-
-
-class DataError(ValueError):
-    """A volume cannot be used; the message says which, why, and what to do."""
+CELL_RADIUS_VOXELS = 4.0  # what voxels are averaged down to
+BACKGROUND_REACH = 2.0  # cell radii: what is wider than twice this is background
+SMOOTH_SIGMA = 0.3  # cell radii: smoothing that leaves cells and takes noise
+GRID_STEP = 0.5  # cell radii between the points at which the background is found
 
 
 @dataclass(frozen=True)
@@ -74,16 +78,16 @@ def fit_normalisation(
 
     Raises
     ------
-    DataError
+    UserError
         If the volume is empty, holds NaN or infinite values, or spans more than float64 does.
     """
     if array.size == 0:
-        raise DataError(f"'{name}' is empty: its shape is {array.shape}")
+        raise UserError(f"'{name}' is empty: its shape is {array.shape}")
     low, high = np.inf, -np.inf
     for plane in array:  # plane by plane: a memory map never comes into memory whole
         lowest, highest = float(plane.min()), float(plane.max())
         if not (np.isfinite(lowest) and np.isfinite(highest)):
-            raise DataError(
+            raise UserError(
                 f"'{name}' holds values that are not finite (NaN or infinite); replace them, in "
                 "Fiji with Process > Math > NaN Background"
             )
@@ -93,29 +97,15 @@ def fit_normalisation(
         if robust[1] > robust[0]:
             low, high = float(robust[0]), float(robust[1])
     elif method != "minmax":
-        raise DataError(f"normalisation='{method}' must be percentile, minmax or square_root")
+        raise UserError(f"normalisation='{method}' must be percentile, minmax or square_root")
     if high - low == np.inf:
-        raise DataError(f"'{name}' spans {low:g} to {high:g}, which is too wide to compute with")
+        raise UserError(f"'{name}' spans {low:g} to {high:g}, which is too wide to compute with")
     return Normalisation(method, low, high)
 
 
 def normalise(array: np.ndarray, method: str = "percentile") -> np.ndarray:
     """Return a volume as float32 in 0-100 (see `fit_normalisation`)."""
     return fit_normalisation(array, method).apply(array)
-
-
-def thin_out(array: np.ndarray, voxels: int) -> np.ndarray:
-    """Return every n-th voxel of `array` (Z, Y, X) along each axis, about `voxels` at most."""
-    step = max(1, round((array.size / voxels) ** (1 / 3)))
-    return array[::step, ::step, ::step]
-
-
-def pad_to(array: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """Return `array` (Z, Y, X) enlarged to at least `shape` by reflection at its far ends."""
-    missing = [max(0, want - have) for want, have in zip(shape, array.shape, strict=True)]
-    if not any(missing):
-        return array
-    return np.pad(array, [(0, n) for n in missing], mode="symmetric")
 
 
 def fit_patch_shape(
@@ -129,6 +119,105 @@ def fit_patch_shape(
     rounded = -(-largest // DEPTH_FACTOR) * DEPTH_FACTOR
     z, y, x = (int(min(want, have)) for want, have in zip(patch_shape, rounded, strict=True))
     return z, y, x
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A volume as the network takes it.
+
+    Attributes
+    ----------
+    array : ndarray
+        (Z', Y', X'): the image itself, or float32 after averaging and background subtraction.
+    normalisation : Normalisation
+        Brightness range of `array`.
+    factors : tuple of int
+        Voxels (z, y, x) of the image averaged into one of `array`.
+    shape : tuple of int
+        (Z, Y, X) of the image.
+    cell_radius_um : float or None
+        Cell radius in µm that it was prepared for; None where it was taken as it is.
+    """
+
+    array: np.ndarray
+    normalisation: Normalisation
+    factors: tuple[int, int, int] = (1, 1, 1)
+    shape: tuple[int, ...] = ()
+    cell_radius_um: float | None = None
+
+
+def prepare(
+    image: np.ndarray,
+    settings: Settings,
+    *,
+    cell_radius_um: float | None = None,
+    voxel_size_um: Sequence[float] | None = None,
+    name: str = "volume",
+) -> Prepared:
+    """Prepare a volume as `settings` say; without a cell radius it is taken as it is.
+
+    Parameters
+    ----------
+    image : ndarray
+        (Z, Y, X), any real dtype; a memory map that needs no change stays one.
+    settings : Settings
+        `match_cell_size`, `subtract_background`, `normalisation`.
+    cell_radius_um : float, optional
+        Typical radius of a cell in µm; the one of the settings if not given.
+    voxel_size_um : sequence of float, optional
+        (z, y, x) in µm; the one of the settings, or 1, 1, 1, if not given.
+    name : str
+        What to call the volume in an error.
+
+    Raises
+    ------
+    UserError
+        If the volume is empty or not finite.
+    """
+    size = tuple(voxel_size_um or settings.voxel_size_um or (1.0, 1.0, 1.0))
+    ranges = fit_normalisation(image, settings.normalisation, name=name)
+    radius = cell_radius_um or settings.cell_radius_um
+    wanted = settings.match_cell_size or settings.subtract_background
+    if not wanted or radius is None or ranges.high <= ranges.low:
+        return Prepared(image, ranges, shape=image.shape)
+    radii = np.array([radius / step for step in size])
+    factors = (1, 1, 1)
+    if settings.match_cell_size:
+        factors = tuple(int(max(1, round(r / CELL_RADIUS_VOXELS))) for r in radii)
+        array = average_blocks(image, factors)
+        # What is smaller than a third of a cell is noise; on small cells no averaging removes it.
+        array = ndimage.gaussian_filter(
+            np.asarray(array, np.float32), SMOOTH_SIGMA * radii / factors, mode="nearest"
+        )
+    else:
+        array = image
+    if settings.subtract_background:
+        array = subtract_background(array, radii / factors)
+    ranges = fit_normalisation(array, settings.normalisation, name=name)
+    return Prepared(array, ranges, factors, image.shape, radius)
+
+
+def subtract_background(image: np.ndarray, radii: Sequence[float]) -> np.ndarray:
+    """Return the image minus its background, float32: the white top-hat of a smoothed copy.
+
+    The background is the grey opening (Serra 1982) with a box of 4 cell radii, so whatever is
+    narrower than that stays. It is found on a grid of half a cell radius and smoothed.
+
+    Parameters
+    ----------
+    image : ndarray
+        (Z, Y, X), any real dtype.
+    radii : sequence of float
+        Cell radius in voxels of each axis.
+    """
+    step = np.maximum(1.0, GRID_STEP * np.asarray(radii))
+    grid = block_means(image, step)
+    reach = np.asarray(radii) / step  # a cell radius, in grid points
+    smooth = ndimage.gaussian_filter(grid, 0.5 * reach, mode="nearest")
+    box = [2 * round(BACKGROUND_REACH * r) + 1 for r in reach]
+    opened = ndimage.grey_opening(smooth, box, mode="nearest")
+    opened = ndimage.gaussian_filter(opened, 0.5 * BACKGROUND_REACH * reach, mode="nearest")
+    return np.asarray(image, np.float32) - enlarge(opened, image.shape, step)
 
 
 class PatchSampler:

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from wnet_nb.config import Settings
-from wnet_nb.model import WNet3D
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,7 @@ class Finished:
     epochs: int
     steps: int
     seconds: float
-    model: WNet3D
+    model: Any  # the WNet3D; not named here, so that figures need no torch
     settings: Settings
     history: tuple[dict[str, Any], ...]
 

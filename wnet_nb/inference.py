@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from wnet_nb.data import Normalisation, fit_normalisation, pad_to
+from wnet_nb.config import DEPTH_FACTOR
+from wnet_nb.data import Normalisation, Prepared, fit_normalisation
 from wnet_nb.device import choose_dtype
-from wnet_nb.model import DEPTH_FACTOR
-from wnet_nb.preparation import Prepared, enlarge
+from wnet_nb.grid import enlarge, pad_to
 
 TILE_SIZE = 96
 OVERLAP = 32  # voxels shared by neighbouring tiles

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from wnet_nb.config import DEPTH_FACTOR
+
 NORM_GROUPS = 4
-DEPTH_FACTOR = 8  # three poolings: every patch edge must be a multiple of this
 
 
 class Stage(nn.Module):

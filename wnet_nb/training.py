@@ -19,20 +19,15 @@ from torch import Tensor, nn
 
 from wnet_nb import checkpoint
 from wnet_nb.config import LIVE, Settings
-from wnet_nb.data import PatchSampler
+from wnet_nb.data import PatchSampler, Prepared, prepare
 from wnet_nb.device import choose_device, choose_dtype, describe_device, peak_memory_mb
+from wnet_nb.errors import UserError
 from wnet_nb.events import EpochEnd, Event, Finished, Preview, Started, StepEnd
 from wnet_nb.inference import predict_volume
 from wnet_nb.losses import Losses, wnet_losses
-from wnet_nb.metrics import best_class_dice
 from wnet_nb.model import WNet3D
-from wnet_nb.preparation import Prepared, prepare
 
 SCALED_STEPS_REFUSED = 10  # a float16 gradient scaler may refuse a few steps while it settles
-
-
-class TrainingError(RuntimeError):
-    """Training cannot go on; the message says at which step, why, and what to do."""
 
 
 @dataclass
@@ -55,7 +50,7 @@ def fit(
     settings: Settings,
     *,
     run: Path | None = None,
-    validation: Sequence[tuple[np.ndarray, np.ndarray]] = (),
+    validation: Sequence[tuple[Prepared, np.ndarray]] = (),
     live: Callable[[], Mapping[str, float]] | None = None,
     device: str = "auto",
 ) -> Generator[Event, None, None]:
@@ -71,8 +66,8 @@ def fit(
     run : Path, optional
         Run folder for full states and weights. If it holds a state, training goes on from there,
         up to `settings.epochs`.
-    validation : sequence of (image, labels)
-        Labelled volumes (Z, Y, X); their Dice is reported, never trained on.
+    validation : sequence of (Prepared, labels)
+        Prepared volumes and their labels (Z, Y, X); the Dice is reported, never trained on.
     live : callable, optional
         Asked before every step; returns those options of `config.LIVE` that should hold from now.
     device : str
@@ -84,7 +79,7 @@ def fit(
 
     Raises
     ------
-    TrainingError
+    UserError
         If a loss or gradient is not finite; the last good state is kept.
     """
     trainer = _Trainer(volumes, settings, run, validation, live, device)
@@ -104,7 +99,7 @@ def run(events: Iterable[Event], observe: Callable[[Event], None]) -> WNet3D:
     finally:
         if isinstance(events, Generator):  # at once, not when the traceback is thrown away
             events.close()
-    raise TrainingError("the training ended without a model")
+    raise UserError("the training ended without a model")
 
 
 class _Trainer:
@@ -113,12 +108,12 @@ class _Trainer:
         volumes: Sequence[np.ndarray | Prepared],
         settings: Settings,
         run: Path | None,
-        validation: Sequence[tuple[np.ndarray, np.ndarray]],
+        validation: Sequence[tuple[Prepared, np.ndarray]],
         live: Callable[[], Mapping[str, float]] | None,
         device: str,
     ) -> None:
         if not volumes:
-            raise TrainingError("there is no volume to train on")
+            raise UserError("there is no volume to train on")
         self.settings, self.validation, self.live = settings, validation, live
         self.run = None if run is None else Path(run)
         self.device = torch.device(choose_device() if device == "auto" else device)
@@ -139,7 +134,7 @@ class _Trainer:
             and self.sampler.shape[0] < 24
         ):
             # torch 2.13: the bfloat16 weight gradient of a Conv3d on 2 planes is unwritten memory
-            raise TrainingError(
+            raise UserError(
                 f"precision=bfloat16 on a CPU needs patches of at least 24 planes, not "
                 f"{self.sampler.shape[0]}; set precision=float32"
             )
@@ -249,9 +244,9 @@ class _Trainer:
         self.scaler.step(self.optimizer)
         self.scaler.update()
 
-    def _not_finite(self, what: str, losses: Losses) -> TrainingError:
+    def _not_finite(self, what: str, losses: Losses) -> UserError:
         terms = ", ".join(f"{k} {float(v.detach()):.4g}" for k, v in losses._asdict().items())
-        return TrainingError(
+        return UserError(
             f"{what} is not finite at step {self.progress.step + 1} ({terms}); the network keeps "
             "the state before it; lower learning_rate, or set gradient_clipping=1 or "
             "precision=float32"
@@ -261,7 +256,7 @@ class _Trainer:
         wanted = dict(self.live()) if self.live else {}
         unknown = set(wanted) - set(LIVE)
         if unknown:
-            raise TrainingError(f"{', '.join(sorted(unknown))} cannot change during training")
+            raise UserError(f"{', '.join(sorted(unknown))} cannot change during training")
         changed = {k: v for k, v in wanted.items() if v != getattr(self.settings, k)}
         if changed:
             self.settings = self.settings.replace(**changed)
@@ -319,14 +314,13 @@ class _Trainer:
             return None
         scores = []
         for image, truth in self.validation:
-            prepared = prepare(image, self.settings, name="a validation volume")
             probabilities = predict_volume(
                 self.model,
-                prepared,
+                image,
                 tile_size=self.settings.tile_size,
                 precision=self.settings.precision,
             )
-            scores.append(best_class_dice(probabilities, truth)[1])
+            scores.append(best_class_dice(probabilities, truth))
         self.model.train()
         return float(np.mean(scores))
 
@@ -363,3 +357,18 @@ class _Trainer:
 
 def _times(shape: Sequence[int]) -> str:
     return "×".join(map(str, shape))
+
+
+def best_class_dice(probabilities: np.ndarray, truth: np.ndarray) -> float:
+    """Return the Dice of the class whose argmax map fits the truth best: classes have no order.
+
+    Parameters
+    ----------
+    probabilities : ndarray
+        (K, Z, Y, X).
+    truth : ndarray
+        (Z, Y, X) labels; everything above 0 is a cell.
+    """
+    winner, cells = probabilities.argmax(0), truth > 0
+    masks = [winner == k for k in range(len(probabilities))]
+    return max(2 * (mask & cells).sum() / max(1, mask.sum() + cells.sum()) for mask in masks)

@@ -12,10 +12,10 @@ from typing import NamedTuple
 import numpy as np
 import tifffile
 
-from wnet_nb import baseline
-from wnet_nb.cell_size import estimate_cell_radius
-from wnet_nb.example import make_example
-from wnet_nb.metrics import match_instances
+from wnet_nb.cells import classical as baseline
+from wnet_nb.cells.scores import match_instances
+from wnet_nb.cells.size import estimate_cell_radius
+from wnet_nb.jobs.example import make_example
 
 REAL = {
     "delivr_cfos_695_2": ("delivr_cfos_695_2_image.tif", (6.0, 1.62, 1.62)),

@@ -81,7 +81,7 @@ def segment_here(run, image, out):
     """Segment in this process; return the figures."""
     import matplotlib.figure  # noqa: F401  loaded with the first picture
 
-    from wnet_nb import prediction
+    from wnet_nb.jobs import segment as prediction
 
     _, before, anonymous, _ = memory()
     watch = Watch()
@@ -97,15 +97,15 @@ def segment_here(run, image, out):
 
 def prepare_files(folder, shape):
     """Write the volume and train the network; return run folder, image and number of cells."""
-    from wnet_nb import config, io, pipeline
-    from wnet_nb.example import make_example
+    from wnet_nb import config
+    from wnet_nb.files.volumes import write_volume
+    from wnet_nb.jobs import train as pipeline
+    from wnet_nb.jobs.example import make_example
 
     image, labels = make_example(shape=(BLOCK,) * 3, n_cells=CELLS)
-    io.write_volume(folder / "block.tif", image, voxel_size_um=(1, 1, 1))
+    write_volume(folder / "block.tif", image, voxel_size_um=(1, 1, 1))
     pipeline.train_run(folder / "block.tif", folder / "run", config.preset("quick", epochs=2))
-    io.write_volume(
-        folder / "volume.tif", fill(image, shape), voxel_size_um=(1, 1, 1), compress=False
-    )
+    write_volume(folder / "volume.tif", fill(image, shape), voxel_size_um=(1, 1, 1), compress=False)
     cells = len(np.unique(labels)) - 1
     return folder / "run", folder / "volume.tif", cells * np.prod(shape) / BLOCK**3
 

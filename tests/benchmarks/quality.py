@@ -15,12 +15,15 @@ from pathlib import Path
 
 import numpy as np
 
-from wnet_nb import config, io, pipeline, prediction
-from wnet_nb.example import make_example
+from wnet_nb import config
+from wnet_nb.cells.outlines import segment_instances
+from wnet_nb.cells.scores import match_instances, match_points
+from wnet_nb.data import prepare
+from wnet_nb.files.volumes import read_points, read_volume, write_volume
 from wnet_nb.inference import predict_volume
-from wnet_nb.instances import segment_instances
-from wnet_nb.metrics import match_instances, match_points
-from wnet_nb.preparation import prepare
+from wnet_nb.jobs import segment as prediction
+from wnet_nb.jobs import train as pipeline
+from wnet_nb.jobs.example import make_example
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 REAL = {
@@ -65,12 +68,12 @@ def volume_and_truth(name, folder):
     if name in PHANTOMS:
         image, labels = make_example(**PHANTOMS[name])
         size = PHANTOMS[name].get("voxel_size_um", ONE)
-        io.write_volume(folder / "volume.tif", image, voxel_size_um=size)
-        return io.read_volume(folder / "volume.tif"), labels
+        write_volume(folder / "volume.tif", image, voxel_size_um=size)
+        return read_volume(folder / "volume.tif"), labels
     size, truth = REAL[name]
-    volume = io.read_volume(DATA / f"{name}_image.tif", voxel_size_um=size)
+    volume = read_volume(DATA / f"{name}_image.tif", voxel_size_um=size)
     path = DATA / f"{name}_{truth}"
-    return volume, io.read_points(path) if path.suffix == ".csv" else io.read_volume(path).array
+    return volume, read_points(path) if path.suffix == ".csv" else read_volume(path).array
 
 
 def score(labels, truth, size, radius):
@@ -90,8 +93,8 @@ def measure(name, preset, changes):
         trained = time.perf_counter() - began
         model = prediction.load_model(run)
         found = prediction.segment_volume(volume, model, model.settings, Path(scratch) / "out")
-        labels = io.read_volume(found.folder / "labels.tif").array
-        baseline = io.read_volume(found.folder / "baseline_labels.tif").array
+        labels = read_volume(found.folder / "labels.tif").array
+        baseline = read_volume(found.folder / "baseline_labels.tif").array
         radius = found.result["cell_radius_um"]
         size = volume.voxel_size_um
         prepared = prepare(volume.array, model.settings, voxel_size_um=size)

@@ -1,0 +1,146 @@
+import gzip
+import io
+import tarfile
+
+import pytest
+
+from wnet_nb import checkpoint
+from wnet_nb.errors import UserError
+from wnet_nb.files import published
+from wnet_nb.model import WNet3D
+
+NAME = published.PUBLISHED_FILE
+
+
+@pytest.fixture(scope="module")
+def state(tmp_path_factory):
+    path = tmp_path_factory.mktemp("published") / NAME
+    checkpoint.save_cellseg3d_weights(path, WNet3D(2, base_channels=4))
+    return path.read_bytes()
+
+
+def archive(*members):
+    """Return a .tar.gz of (name, content or TarInfo) members."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+        for name, content in members:
+            if isinstance(content, bytes):
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+            else:
+                content.name = name
+                tar.addfile(content)
+    return buffer.getvalue()
+
+
+def special(kind, target=""):
+    info = tarfile.TarInfo()
+    info.type, info.linkname = kind, target
+    return info
+
+
+def test_published_weights_are_fetched_once_and_load(serve, state, tmp_path):
+    seen = []
+    url = serve(archive(("notes.txt", b"hello"), (NAME, state)))
+    path = published.fetch_published(
+        url=url, folder=tmp_path / "cache", progress=lambda *done: seen.append(done)
+    )
+    assert path.read_bytes() == state
+    assert checkpoint.load_checkpoint(path).settings.base_channels == 4
+    assert seen[-1][0] == seen[-1][1] > 0
+    published.fetch_published(url=url, folder=tmp_path / "cache")
+    assert len(serve.asked) == 1
+    assert sorted(p.name for p in path.parent.iterdir()) == [NAME, f"{NAME}.json"]
+
+
+def test_weights_that_changed_in_the_cache_are_not_used(serve, state, tmp_path):
+    url = serve(archive((NAME, state)))
+    path = published.fetch_published(url=url, folder=tmp_path)
+    path.write_bytes(state + b"x")
+    with pytest.raises(UserError, match="has changed"):
+        published.fetch_published(url=url, folder=tmp_path)
+
+
+def refused(url, tmp_path, words):
+    cache = tmp_path / "deep" / "cache"
+    with pytest.raises(UserError, match=words):
+        published.fetch_published(url=url, folder=cache)
+    left = [p for p in tmp_path.rglob("*") if p.is_file() or p.is_symlink()]
+    assert left == [], "nothing may be left, inside the cache or outside"
+
+
+def test_a_web_page_in_place_of_the_file_is_recognised(serve, tmp_path):
+    refused(serve(b"<!DOCTYPE html><p>sign in"), tmp_path, "sent a web page")
+
+
+def test_an_empty_answer_is_refused(serve, tmp_path):
+    refused(serve(b""), tmp_path, "empty file")
+
+
+@pytest.mark.parametrize("status", [403, 404, 500])
+def test_a_refusal_of_the_server_is_told(serve, tmp_path, status):
+    refused(serve(b"no", status=status), tmp_path, "cannot be fetched")
+
+
+def test_no_connection_is_told(tmp_path):
+    refused("http://127.0.0.1:9/wnet_latest.tar.gz", tmp_path, "internet connection")
+
+
+@pytest.mark.parametrize("url", ["file:///etc/hostname", "ftp://somewhere/a.tar.gz", "a.tar.gz"])
+def test_only_web_addresses_are_taken(tmp_path, url):
+    refused(url, tmp_path, "not an http or https address")
+
+
+def test_a_download_that_broke_off_is_refused(serve, state, tmp_path):
+    body = archive((NAME, state))
+    refused(serve(body[:-500], length=len(body)), tmp_path, "broke off")
+
+
+def test_a_damaged_archive_is_refused(serve, state, tmp_path):
+    body = bytearray(archive((NAME, state)))
+    body[len(body) // 2] ^= 255
+    refused(serve(bytes(body)), tmp_path, "damaged")
+
+
+def test_an_archive_cut_short_is_refused(serve, state, tmp_path):
+    refused(serve(archive((NAME, state))[:-2000]), tmp_path, "damaged")
+
+
+@pytest.mark.parametrize("name", [f"../{NAME}", f"/tmp/{NAME}", f"a/../../{NAME}"])
+def test_a_path_that_leads_outside_is_refused(serve, state, tmp_path, name):
+    refused(serve(archive((name, state))), tmp_path, "points outside")
+
+
+@pytest.mark.parametrize(
+    "kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE]
+)
+def test_links_devices_and_folders_are_no_weights(serve, tmp_path, kind):
+    refused(serve(archive((NAME, special(kind, "/etc/hostname")))), tmp_path, "not a plain file")
+
+
+def test_other_members_are_never_written(serve, state, tmp_path):
+    bad = [("../evil.txt", b"x"), ("link", special(tarfile.SYMTYPE, "/")), (NAME, state)]
+    path = published.fetch_published(url=serve(archive(*bad)), folder=tmp_path / "cache")
+    names = sorted(p.name for p in tmp_path.rglob("*"))
+    assert names == ["cache", NAME, f"{NAME}.json"]
+    assert path.exists()
+
+
+def test_an_archive_that_swells_is_refused(serve, tmp_path, monkeypatch):
+    monkeypatch.setattr(published, "LARGEST_BYTES", 100_000)
+    url = serve(archive(("padding", bytes(10_000_000)), (NAME, b"x")))
+    refused(url, tmp_path, "more than 100000 bytes")
+
+
+def test_a_download_beyond_the_limit_is_refused(serve, tmp_path, monkeypatch):
+    monkeypatch.setattr(published, "LARGEST_BYTES", 1000)
+    refused(serve(gzip.compress(b"x") + bytes(5000)), tmp_path, "more than 1000 bytes")
+
+
+def test_an_archive_without_the_weights_is_refused(serve, tmp_path):
+    refused(serve(archive(("readme.txt", b"hello"))), tmp_path, f"holds no {NAME}")
+
+
+def test_a_file_that_is_no_network_is_refused(serve, tmp_path):
+    refused(serve(archive((NAME, b"not a state dict"))), tmp_path, "no usable weights")

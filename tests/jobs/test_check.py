@@ -1,0 +1,165 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from wnet_nb.config import preset
+from wnet_nb.files.volumes import Volume
+from wnet_nb.jobs import check as advice
+from wnet_nb.jobs.example import make_example
+
+QUICK = preset("quick")
+
+
+def volume(array, size=(1.0, 1.0, 1.0), source="option", remarks=()):
+    return Volume(np.asarray(array), size, source, Path("a.tif"), tuple(remarks))
+
+
+def words(array, settings=QUICK, **facts):
+    return " | ".join(f.text for f in advice.check_volume(volume(array, **facts), settings))
+
+
+@pytest.fixture(scope="module")
+def image():
+    return make_example(shape=(64, 64, 64), n_cells=40)[0]
+
+
+def test_nothing_is_wrong_with_the_example_volume(image):
+    assert advice.check_volume(volume(image), QUICK) == []
+
+
+def test_a_constant_volume_cannot_be_used():
+    found = advice.check_volume(volume(np.full((32, 32, 32), 7, np.uint8)), QUICK)
+    assert not advice.is_usable(found)
+    assert "same value (7)" in found[0].text
+
+
+def test_a_volume_with_nan_cannot_be_used(image):
+    broken = image.astype(np.float32)
+    broken[3, 3, 3] = np.nan
+    found = advice.check_volume(volume(broken), QUICK)
+    assert not advice.is_usable(found) and "not finite" in found[0].text
+
+
+def test_a_volume_of_four_slices_cannot_be_used(image):
+    found = advice.check_volume(volume(image[:4]), QUICK)
+    assert not advice.is_usable(found) and "4 × 64 × 64" in found[0].text
+
+
+def test_overexposed_voxels_are_noticed(image):
+    assert "largest value (400)" in words(np.minimum(image, 400))
+
+
+def test_a_padded_volume_is_noticed(image):
+    padded = np.zeros_like(image)
+    padded[16:48] = image[16:48]
+    assert "empty or padded" in words(padded)
+
+
+def test_dark_cells_on_a_bright_background_are_noticed(image):
+    assert "invert" in words(image.max() - image)
+
+
+def test_a_very_bright_large_region_is_noticed(image):
+    bright = image.copy()
+    bright[20:50, 20:50, 20:50] += 5000
+    assert "very bright region" in words(bright)
+
+
+def test_a_volume_with_hardly_a_bright_voxel_is_noticed():
+    random = np.random.default_rng(0)
+    dark = random.normal(100, 1, (64, 64, 64)).astype(np.float32)
+    dark[30:33, 30:33, 30:33] = 5000
+    assert "mostly empty" in words(dark, QUICK.replace(normalisation="minmax"))
+
+
+def test_noise_asks_for_a_larger_intensity_sigma_unless_it_is_large(image):
+    noisy = image + np.random.default_rng(0).normal(0, 60, image.shape)
+    assert "raise intensity_sigma (now 1)" in words(noisy, preset("published", patch_size=64))
+    assert "noisy" not in words(noisy, QUICK)
+
+
+def test_labels_are_not_taken_for_an_image():
+    _, labels = make_example(shape=(32, 32, 32), n_cells=10)
+    assert "looks like labels" in words(labels)
+
+
+def test_strong_anisotropy_suggests_patches_of_equal_edges_in_micrometres(image):
+    found = words(image, preset(), size=(4.0, 1.0, 1.0))
+    assert "4 times" in found and "patch_size=16,64,64" in found
+
+
+def test_a_volume_smaller_than_a_patch_is_told(image):
+    assert "smaller than patch_size=64 (z = 24)" in words(image[:24], preset())
+
+
+def test_an_assumed_voxel_size_is_a_warning(image):
+    found = advice.check_volume(volume(image, source="assumed", remarks=["no size"]), QUICK)
+    assert [(f.level, f.text) for f in found] == [("warning", "no size")]
+
+
+def test_every_finding_says_what_to_do_in_one_line(image):
+    bad = np.minimum(image.max() - image, 900)
+    for finding in advice.check_volume(volume(bad, size=(5.0, 1.0, 1.0)), preset()):
+        assert "\n" not in finding.text
+        assert any(mark in finding.text for mark in (";", ":"))
+
+
+def test_the_cell_size_of_the_example_is_told(image):
+    found = advice.check_cell_size(volume(image), QUICK)
+    assert found.level == "info" and "radius of about" in found.text
+
+
+def test_patches_too_small_for_the_cells_are_a_warning(image):
+    found = advice.check_cell_size(volume(image), QUICK.replace(patch_size=16))
+    assert found.level == "warning" and "raise patch_size" in found.text
+
+
+def rows(ncut, reconstruction):
+    return [
+        {"soft_ncut": a, "reconstruction": b} for a, b in zip(ncut, reconstruction, strict=True)
+    ]
+
+
+def test_falling_curves_ask_for_more_epochs():
+    said = advice.read_losses(rows(np.linspace(1, 0.2, 20), np.linspace(300, 100, 20)), QUICK)
+    assert "still falls" in said[0]
+
+
+def test_a_soft_ncut_near_its_best_asks_for_nothing_though_it_still_falls():
+    said = advice.read_losses(rows([0.37, 0.1, 0.05, 0.04, 0.034, 0.027], np.full(6, 500)), QUICK)
+    assert len(said) == 1 and "come down to 0.027" in said[0]
+
+
+def test_flat_curves_say_so():
+    said = advice.read_losses(rows(np.full(20, 0.2), np.full(20, 100.0)), QUICK)
+    assert "flat" in said[0] and len(said) == 1
+
+
+def test_classes_that_never_parted_are_noticed():
+    said = " ".join(advice.read_losses(rows(np.full(20, 0.99), np.full(20, 100.0)), QUICK))
+    assert "without any separation" in said
+    three = QUICK.replace(n_classes=3)
+    said = " ".join(advice.read_losses(rows(np.full(20, 0.99), np.full(20, 100.0)), three))
+    assert "without any separation" not in said
+
+
+def test_a_reconstruction_that_got_worse_is_noticed():
+    said = advice.read_losses(rows(np.full(20, 0.2), np.linspace(100, 300, 20)), QUICK)
+    assert any("got worse" in sentence for sentence in said)
+
+
+@pytest.mark.parametrize("reconstruction, word", [(0.5, "raise"), (900.0, "lower")])
+def test_one_loss_that_rules_the_total_is_noticed(reconstruction, word):
+    said = advice.read_losses(rows(np.full(20, 0.5), np.full(20, reconstruction)), QUICK)
+    assert any(f"{word} reconstruction_weight" in sentence for sentence in said)
+
+
+def test_the_curves_of_a_good_run_ask_for_nothing():
+    ncut = 0.02 + 0.6 * np.exp(-np.arange(15) / 2) + 0.003 * (-1.0) ** np.arange(15)
+    said = advice.read_losses(rows(ncut, np.linspace(200, 118, 15)), QUICK)
+    assert len(said) == 1 and "flat" in said[0]
+
+
+def test_two_epochs_are_too_few_to_read():
+    assert "too few" in advice.read_losses(rows([1, 1], [1, 1]), QUICK)[0]

@@ -1,0 +1,108 @@
+"""The example volume: reproducible, labelled as asked, and neither trivial nor absurd."""
+
+import numpy as np
+import pytest
+from scipy import ndimage
+from skimage.filters import threshold_otsu
+
+from wnet_nb.jobs.example import make_example
+
+
+@pytest.fixture(scope="module")
+def example():
+    return make_example()
+
+
+def test_the_same_seed_gives_the_same_volume(example):
+    again = make_example()
+    assert np.array_equal(example[0], again[0]) and np.array_equal(example[1], again[1])
+
+
+def test_another_seed_gives_another_volume():
+    small = {"shape": (24, 24, 24), "n_cells": 4}
+    assert not np.array_equal(make_example(0, **small)[1], make_example(1, **small)[1])
+
+
+def test_shapes_and_types_are_as_promised(example):
+    image, labels = example
+    assert image.shape == labels.shape == (96, 96, 96)
+    assert image.dtype == labels.dtype == np.uint16
+
+
+def test_labels_run_from_one_to_the_number_of_cells(example):
+    assert np.array_equal(np.unique(example[1]), np.arange(131))
+
+
+def test_the_median_nucleus_has_the_radius_asked_for(example):
+    volume = np.bincount(example[1].ravel())[1:]
+    assert np.median(np.cbrt(3 * volume / (4 * np.pi))) == pytest.approx(5, rel=0.05)
+
+
+def test_most_nuclei_are_one_piece(example):
+    labels = example[1]
+    boxes = enumerate(ndimage.find_objects(labels), start=1)
+    pieces = [ndimage.label(labels[box] == label)[1] for label, box in boxes]
+    assert np.mean(np.array(pieces) == 1) > 0.95
+
+
+def test_the_touching_fraction_makes_nuclei_touch():
+    def pieces_per_cell(touching_fraction):
+        _, labels = make_example(n_cells=60, touching_fraction=touching_fraction)
+        return ndimage.label(labels > 0)[1] / labels.max()
+
+    assert pieces_per_cell(0.8) < 0.7 < 0.85 < pieces_per_cell(0)
+
+
+def test_otsu_misses_deep_nuclei_but_not_most(example):
+    image, labels = example
+    mask = image > threshold_otsu(image)
+    share = ndimage.mean(mask, labels, np.arange(1, labels.max() + 1))
+    assert 0.1 < np.mean(share < 0.5) < 0.5
+
+
+def test_light_is_lost_with_depth(example):
+    image = example[0]
+    assert image[-20:].mean() < 0.8 * image[:20].mean()
+
+
+def test_more_noise_lowers_the_contrast_to_noise_ratio():
+    def roughness(noise):
+        image, labels = make_example(shape=(32, 32, 32), n_cells=8, noise=noise)
+        return np.abs(np.diff(image[labels == 0].astype(float))).mean()
+
+    assert roughness(0) < roughness(1) < roughness(3)
+
+
+def test_the_voxel_size_scales_the_cells_in_voxels():
+    _, labels = make_example(
+        shape=(10, 60, 60),
+        voxel_size_um=(4, 1, 1),
+        cell_radius_um=8,
+        n_cells=1,
+        touching_fraction=0,
+    )
+    z, y, _ = (np.ptp(axis) + 1 for axis in np.nonzero(labels))
+    assert z < y / 2
+
+
+def test_a_full_volume_holds_fewer_cells_than_asked():
+    _, labels = make_example(shape=(16, 16, 16), n_cells=200)
+    assert 0 < labels.max() < 200
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"shape": (8, 8)},
+        {"voxel_size_um": (0, 1, 1)},
+        {"cell_radius_um": 0},
+        {"n_cells": 0},
+        {"n_cells": 70000},
+        {"touching_fraction": 2},
+        {"noise": -1},
+        {"blur_um": -1},
+    ],
+)
+def test_impossible_arguments_are_refused_by_name(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        make_example(**wrong)

@@ -1,0 +1,265 @@
+"""The local notebook in a real JupyterLab in a real Chromium, as a user would go through it.
+
+Once with the newest ipykernel and once with version 6, which hands messages to a busy cell in
+another way. Version 6 comes from the folder that WNET_NB_KERNEL6 names, made like this:
+
+    python -m pip install --no-deps --target kernel6 ipykernel==6.31.0 nest-asyncio==1.6.0
+
+`tests/benchmarks/notebook.py` prints the times that these tests measure.
+"""
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from wnet_nb import checkpoint
+from wnet_nb.jobs import run_folder as runs
+
+ROOT = Path(__file__).resolve().parents[2]
+NOTEBOOK = ROOT / "notebooks" / "WNet3D_local.ipynb"
+IMAGES = ROOT / "docs"
+SHORT = 'config.preset("quick", base_channels=8, epochs=300, patches_per_volume=16, '
+FLAGS = (
+    "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update "
+    "--disable-sync --no-first-run --disable-quic"
+).split()
+TOKEN = "for-the-test"
+SIZE = {"width": 1300, "height": 900}
+
+
+def missing(what):
+    (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(what)
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    names = ("chromium", "chromium-browser", "google-chrome")
+    found = next((path for path in map(shutil.which, names) if path), None)
+    if found is None:
+        missing("no Chromium is installed (chromium, chromium-browser or google-chrome)")
+    return found
+
+
+@pytest.fixture(scope="module", params=["newest ipykernel", "ipykernel 6"])
+def lab(request, tmp_path_factory):
+    """A JupyterLab in an empty folder: `address`, `home`, and which `kernel` it starts."""
+    packages = [str(ROOT)]
+    if request.param == "ipykernel 6":
+        if "WNET_NB_KERNEL6" not in os.environ:
+            missing("WNET_NB_KERNEL6 names no folder with ipykernel 6 (see the top of this file)")
+        packages.insert(0, str(Path(os.environ["WNET_NB_KERNEL6"]).resolve()))
+    home = tmp_path_factory.mktemp("lab")
+    yield from start_lab(home, packages, request.param)
+
+
+def start_lab(home, packages, kernel):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    settings = {
+        "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
+        "notebook-extension/tracker": {"windowingMode": "none"},
+    }
+    for name, values in settings.items():
+        path = home / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(values))
+    environment = os.environ | {
+        "HOME": str(home),
+        "JUPYTER_CONFIG_DIR": str(home / "config"),
+        "JUPYTER_DATA_DIR": str(home / "data"),
+        "PYTHONPATH": os.pathsep.join(packages),
+        "OMP_NUM_THREADS": "1",  # the browser needs a processor too
+    }
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root"]
+    command += [f"--ServerApp.port={port}", f"--IdentityProvider.token={TOKEN}"]
+    command += [f"--ServerApp.root_dir={home}", f"--LabApp.user_settings_dir={home / 'settings'}"]
+    with (home / "server.log").open("w") as log:
+        server = subprocess.Popen(command, env=environment, cwd=home, stdout=log, stderr=log)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(120):
+            try:
+                urllib.request.urlopen(f"{address}/api?token={TOKEN}", timeout=1)
+                break
+            except OSError:
+                assert server.poll() is None, (home / "server.log").read_text()[-2000:]
+                time.sleep(0.5)
+        yield Lab(address, home, kernel)
+    finally:
+        server.terminate()
+        server.wait(20)
+
+
+class Lab:
+    def __init__(self, address, home, kernel):
+        self.address, self.home, self.kernel, self.notebooks = address, home, kernel, 0
+
+    def new_notebook(self, *replacements):
+        """Put the notebook into a folder of its own; return the folder and its address."""
+        self.notebooks += 1
+        folder = self.home / f"notebook {self.notebooks}"
+        folder.mkdir()
+        notebook = nbformat.read(NOTEBOOK, as_version=4)
+        for old, new in replacements:
+            (cell,) = [c for c in notebook.cells if old in c.source and c.cell_type == "code"]
+            cell.source = cell.source.replace(old, new)
+        nbformat.write(notebook, folder / "notebook.ipynb")
+        return folder, f"{self.address}/lab/tree/{folder.name}/notebook.ipynb?token={TOKEN}"
+
+
+@pytest.fixture
+def page(chromium):
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        page = browser.new_page(viewport=SIZE)
+        page.set_default_timeout(30_000)
+        yield page
+        browser.close()
+
+
+def run_all(page, address):
+    page.goto(address)
+    page.get_by_text(re.compile(r"ipykernel\) \| Idle")).first.wait_for()
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_text("Run All Cells", exact=True).click()
+
+
+def status(page):
+    return page.locator(".wnet-monitor .widget-html").first.inner_text()
+
+
+def trains(page):
+    panel = page.locator(".wnet-monitor .widget-html")
+    return panel.count() > 0 and re.search("epoch.*step", status(page)) is not None
+
+
+def epoch(page):
+    return int(re.search(r"epoch (\d+)", status(page)).group(1)) if trains(page) else 0
+
+
+def press(page, name):
+    page.get_by_role("button", name=name, exact=True).click()
+
+
+def push(page, place, key="ArrowRight", times=1):
+    """Move the slider in a place of the page by the keyboard."""
+    handle = page.locator(f"{place} .noUi-handle").first
+    handle.scroll_into_view_if_needed()
+    handle.focus()
+    for _ in range(times):
+        page.keyboard.press(key)
+
+
+def source_of(page, place):
+    return page.locator(place).locator("img").first.get_attribute("src")
+
+
+def wait_until(true, seconds=60.0):
+    """Wait until something is so, and return for how long."""
+    began = time.monotonic()
+    while not true():
+        assert time.monotonic() - began < seconds, "waited in vain"
+        time.sleep(0.02)
+    return time.monotonic() - began
+
+
+def shoot(page, home, place, name, keep=None):
+    """Save a picture of a place at two widths; to the repository only where asked for."""
+    panel = page.locator(place).first
+    for width in (1100, 1300):
+        page.set_viewport_size({"width": width, "height": 1500})  # the whole panel is in sight
+        panel.scroll_into_view_if_needed()
+        time.sleep(0.5)
+        panel.screenshot(path=home / f"{name}-{width}.png")
+    if keep and os.environ.get("WNET_NB_SCREENSHOTS"):
+        IMAGES.mkdir(exist_ok=True)
+        panel.screenshot(path=IMAGES / keep)
+    page.set_viewport_size(SIZE)
+
+
+def test_a_user_goes_through_the_notebook(page, lab, record_property):
+    folder, address = lab.new_notebook(('config.preset("quick", ', SHORT))
+    run_all(page, address)
+    wait_until(lambda: trains(page))
+    shoot(page, folder, ".wnet-datafield", "data")
+
+    # While it trains: the picture of the affinities follows its slider.
+    place = ".wnet-settingsform .wnet-option-intensity_sigma"
+    page.locator(place).scroll_into_view_if_needed()
+    before = source_of(page, ".wnet-affinitypicture")
+    push(page, place)
+    seconds = wait_until(lambda: source_of(page, ".wnet-affinitypicture") != before, 20)
+    record_property("affinity picture follows its slider, while training", seconds)
+    shoot(page, folder, ".wnet-settingsform", "form")
+
+    # The weight of a loss is changed; the training takes it.
+    push(page, ".wnet-dashboard .wnet-option-reconstruction_weight")
+    note = page.locator(".wnet-dashboard").get_by_text(re.compile(r"from step \d+"))
+    seconds = wait_until(lambda: note.count() > 0, 20)
+    record_property("a step begins with a changed loss weight", seconds)
+    push(page, ".wnet-dashboard .wnet-option-reconstruction_weight", times=10)
+    wait_until(lambda: epoch(page) > 3)
+    shoot(page, folder, ".wnet-dashboard", "dashboard", "dashboard.png")
+
+    # Pause, go on, stop.
+    press(page, "Pause")
+    wait_until(lambda: "Paused" in status(page), 10)
+    press(page, "Go on")
+    wait_until(lambda: trains(page), 10)
+    press(page, "Stop and keep")
+    seconds = wait_until(lambda: status(page).startswith("Stopped, and"), 20)
+    record_property("Stop has kept the model", seconds)
+
+    # The cells below go on with the kept model.
+    page.locator(".wnet-celltable").wait_for(timeout=120_000)
+    wait_until(lambda: page.locator("text=/results:/").count() > 0, 60)
+    shoot(page, folder, ".wnet-viewer >> nth=1", "viewer", "viewer.png")
+    shoot(page, folder, ".wnet-celltuner", "tuner")
+    shoot(page, folder, ".wnet-celltable", "table")
+    picture = source_of(page, ".wnet-viewer >> nth=3")
+    page.locator(".wnet-celltable select").last.select_option(index=5)
+    wait_until(lambda: source_of(page, ".wnet-viewer >> nth=3") != picture, 10)
+
+    run = folder / "runs" / "example"
+    changes = " ".join(row["changes"] for row in runs.read_history(run))
+    assert "reconstruction_weight" in changes
+    assert (run / "predictions" / "example" / "cells.csv").stat().st_size > 200
+
+
+def test_a_closed_tab_loses_nothing_and_the_interrupt_button_keeps_the_model(page, lab):
+    folder, address = lab.new_notebook(('config.preset("quick", ', SHORT))
+    run_all(page, address)
+    wait_until(lambda: trains(page))
+    page.keyboard.press("Control+s")
+    wait_until(lambda: "WNet" not in page.title() and "widget-view" in notebook_text(folder), 20)
+    run = folder / "runs" / "example"
+    page.goto("about:blank")  # the tab is closed
+    before = len(runs.read_history(run))
+    wait_until(lambda: len(runs.read_history(run)) > before + 1, 60)
+
+    page.goto(address)
+    wait_until(lambda: trains(page), 60)
+    step = status(page)
+    wait_until(lambda: trains(page) and status(page) != step, 20)
+    page.locator('[data-command="notebook:interrupt-kernel"]').first.click()
+    wait_until(lambda: status(page).startswith("Stopped, and"), 20)
+    wait_until(lambda: (run / "predictions" / "example-2" / "cells.csv").exists(), 120)
+    assert checkpoint.load_checkpoint(run).settings.base_channels == 8
+    assert 1 < len(runs.read_history(run)) < 300
+
+
+def notebook_text(folder):
+    return (folder / "notebook.ipynb").read_text(encoding="utf-8")

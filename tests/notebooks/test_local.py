@@ -1,0 +1,118 @@
+"""The local notebook: its budgets, its twin, and one run from top to bottom."""
+
+import ast
+import csv
+import json
+from pathlib import Path
+
+import jupytext
+import nbformat
+import numpy as np
+import pytest
+
+from wnet_nb import checkpoint
+from wnet_nb.files.volumes import read_volume
+from wnet_nb.jobs import run_folder as runs
+
+nbclient = pytest.importorskip("nbclient")
+ROOT = Path(__file__).resolve().parents[2]
+NOTEBOOK = ROOT / "notebooks" / "WNet3D_local.ipynb"
+TWIN = NOTEBOOK.with_suffix(".py")
+PRESET = 'config.preset("quick", '
+SHORT = PRESET + "base_channels=4, epochs=3, patches_per_volume=8, "
+CELL_LINES, NOTEBOOK_LINES = 15, 60
+
+
+@pytest.fixture(scope="module")
+def notebook():
+    return nbformat.read(NOTEBOOK, as_version=4)
+
+
+def code_lines(cell):
+    return [line for line in cell.source.splitlines() if line.strip() and line[0] != "#"]
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+@pytest.fixture(scope="module")
+def executed(notebook, tmp_path_factory):
+    """The notebook after a run with a shortened training, and the folder it ran in."""
+    folder = tmp_path_factory.mktemp("notebook")
+    notebook = nbformat.from_dict(notebook)
+    (cell,) = [c for c in code_cells(notebook) if PRESET in c.source]
+    cell.source = cell.source.replace(PRESET, SHORT)
+    client = nbclient.NotebookClient(
+        notebook, timeout=240, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
+    )
+    return client.execute(), folder
+
+
+def test_the_notebook_and_its_twin_say_the_same(notebook):
+    twin = jupytext.read(TWIN)
+    assert [(c.cell_type, c.source) for c in notebook.cells] == [
+        (c.cell_type, c.source) for c in twin.cells
+    ]
+
+
+def test_no_outputs_are_committed(notebook):
+    assert [c for c in code_cells(notebook) if c.outputs or c.execution_count] == []
+
+
+def test_cells_are_short_and_hold_no_programs(notebook):
+    lines = [code_lines(cell) for cell in code_cells(notebook)]
+    assert max(map(len, lines)) <= CELL_LINES
+    assert sum(map(len, lines)) <= NOTEBOOK_LINES
+    source = "\n".join(line for cell in lines for line in cell if line[0] != "%")
+    tree = compile(source, "notebook", "exec", ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    refused = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.For, ast.While, ast.ListComp)
+    assert [node for node in ast.walk(tree) if isinstance(node, refused)] == []
+
+
+def test_every_section_of_the_guide_is_there_in_order(notebook):
+    text = "\n".join(c.source for c in notebook.cells if c.cell_type == "markdown")
+    names = ("Set-up", "Data", "Parameters", "Training", "Quality", "Apply", "Save and cite")
+    places = [text.index(f"## {n}. {name}") for n, name in enumerate(names, start=1)]
+    assert places == sorted(places)
+
+
+def test_it_runs_from_top_to_bottom_and_leaves_a_run_that_can_be_read_back(executed):
+    _, folder = executed
+    run = folder / "runs" / "example"
+    history = runs.read_history(run)
+    assert [row["epoch"] for row in history] == [1, 2, 3]
+    assert history[-1]["soft_ncut"] < history[0]["soft_ncut"]
+    assert checkpoint.load_checkpoint(run).settings.base_channels == 4
+    labels = read_volume(run / "predictions" / "example" / "labels.tif").array
+    with (run / "predictions" / "example" / "cells.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    result = json.loads((run / "predictions" / "example" / "result.json").read_text())
+    assert len(rows) == result["count"] == len(np.unique(labels)) - 1 > 10
+
+
+def test_applying_again_makes_a_second_result(executed):
+    _, folder = executed
+    predictions = folder / "runs" / "example" / "predictions"
+    assert sorted(path.name for path in predictions.iterdir()) == ["example", "example-2"]
+
+
+def test_it_can_be_read_where_widgets_are_not_drawn(executed):
+    notebook, _ = executed
+    shown = [
+        output.data
+        for cell in code_cells(notebook)
+        for output in cell.outputs
+        if output.output_type in ("display_data", "execute_result")
+    ]
+    pictures = [data for data in shown if "image/png" in data]
+    texts = [data["text/plain"] for data in shown]
+    assert len(pictures) >= 7
+    assert any("96 × 96 × 96 voxels" in text for text in texts)
+
+
+def test_nothing_went_wrong_in_a_thread_or_on_the_side(executed):
+    notebook, _ = executed
+    outputs = [output for cell in code_cells(notebook) for output in cell.outputs]
+    assert [o for o in outputs if o.output_type == "error"] == []
+    assert [o.text for o in outputs if o.output_type == "stream" and o.name == "stderr"] == []

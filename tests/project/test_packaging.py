@@ -1,0 +1,129 @@
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import wnet_nb
+
+ROOT = Path(__file__).resolve().parents[2]
+MODULES = sorted((ROOT / "wnet_nb").rglob("*.py"))
+MODULE_LINES, PACKAGE_LINES = 440, 10_900
+TABLES = {"config.py"}  # one entry after the other, read by looking up, not through
+IMPORT_NAMES = {"scikit-image": "skimage"}
+# Required though no module imports it (yet), and why.
+NOT_IMPORTED = {
+    "ipywidgets": "the sliders and the dashboard of the notebooks",
+    "gdown": "the Drive links that the Colab notebook takes",
+}
+# Spelt in parts, so that this file does not hold what it looks for.
+INDEX_HOSTS = [
+    ".".join(parts)
+    for parts in (
+        ("pypi", "org"),
+        ("pythonhosted", "org"),
+        ("download", "pytorch", "org"),
+        ("npmjs", "org"),
+        ("deb", "debian", "org"),
+    )
+]
+MACHINE_PATHS = [f"/{folder}/" for folder in ("work", "root")] + ["/home/" + "runner"]
+
+
+def requirements():
+    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    texts = [line.partition("#")[0].strip() for line in lines]
+    return [Requirement(text) for text in texts if text]
+
+
+def extras():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return [
+        Requirement(text) for group in project["optional-dependencies"].values() for text in group
+    ]
+
+
+def imported_by_the_package():
+    names = set()
+    for module in MODULES:
+        for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                names |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                names.add(node.module.partition(".")[0])
+    return names - set(sys.stdlib_module_names) - {"wnet_nb"}
+
+
+def project_files():
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    if listed.returncode != 0:
+        pytest.skip("this is no git checkout, so nothing says which files belong to the project")
+    return [ROOT / name for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()]
+
+
+def loaded_by(statement):
+    command = f"import sys; {statement}; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", command], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return {name.partition(".")[0] for name in done.stdout.split()}
+
+
+def test_every_requirement_is_imported_or_has_a_stated_reason():
+    used = imported_by_the_package()
+    idle = {r.name for r in requirements() if IMPORT_NAMES.get(r.name, r.name) not in used}
+    assert idle - set(NOT_IMPORTED) == set()
+
+
+def test_the_package_imports_nothing_that_it_does_not_require():
+    required = {IMPORT_NAMES.get(r.name, r.name) for r in requirements()}
+    with_others = {"IPython", "google"}  # comes with ipywidgets; is there on Colab only
+    assert imported_by_the_package() - required - with_others == set()
+
+
+def test_the_tested_set_pins_every_requirement_within_its_range():
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = dict(line.split("==") for line in lines if not line.startswith("#"))
+    pins = {canonicalize_name(name): version for name, version in pins.items()}
+    for asked in requirements() + extras():
+        assert asked.specifier.contains(pins[canonicalize_name(asked.name)]), asked
+
+
+def test_the_changelog_begins_with_the_version_of_the_package():
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    versions = re.findall(r"^## \[(\d[^\]]*)\]", changelog, flags=re.MULTILINE)
+    assert versions[0] == wnet_nb.__version__
+
+
+def test_no_file_names_a_package_index_or_a_path_of_one_machine():
+    found = []
+    for file in project_files():
+        text = file.read_bytes().decode("utf-8", errors="ignore")
+        found += [
+            f"{file.relative_to(ROOT)}: {w}" for w in INDEX_HOSTS + MACHINE_PATHS if w in text
+        ]
+    assert found == []
+
+
+def test_every_module_and_the_package_stay_within_their_line_budget():
+    lines = {m.name: len(m.read_text(encoding="utf-8").splitlines()) for m in MODULES}
+    assert {name: n for name, n in lines.items() if n > MODULE_LINES and name not in TABLES} == {}
+    assert sum(lines.values()) <= PACKAGE_LINES
+
+
+def test_the_losses_load_neither_widgets_nor_ipython_nor_matplotlib():
+    assert loaded_by("import wnet_nb.losses") & {"ipywidgets", "IPython", "matplotlib"} == set()
+
+
+def test_importing_the_package_alone_loads_nothing_heavy():
+    assert loaded_by("import wnet_nb") & {"torch", "numpy", "scipy", "skimage"} == set()

@@ -1,0 +1,1 @@
+"""From class probabilities to cells: size, seeds, outlines, measurements and scores."""

@@ -1,0 +1,1 @@
+"""The command line: the package's verbs without a notebook."""

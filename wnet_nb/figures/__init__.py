@@ -1,0 +1,1 @@
+"""What a run shows: curves, planes through volumes, and the page of its report."""

@@ -1,0 +1,1 @@
+"""From files to arrays and back: TIFF volumes, their axes, tables, downloads."""

@@ -1,0 +1,200 @@
+"""What a TIFF says of its volume: which axis is z, which channel and time, and the voxel size.
+
+Axes are tifffile's letters: T, Z, C, Y, X, S for colours, Q and I for an unnamed axis. Sizes are
+(z, y, x) in micrometres; an option comes before the metadata, and those before 1:1:1.
+"""
+
+import math
+import operator
+from collections.abc import Sequence
+from xml.etree import ElementTree
+
+import numpy as np
+from tifffile import TiffFile, TiffPageSeries
+
+from wnet_nb.errors import UserError
+
+VoxelSize = tuple[float, float, float]
+Sizes = tuple[float | None, float | None, float | None]  # None = not stated
+
+UM_PER_UNIT = (
+    {"m": 1e6, "cm": 1e4, "mm": 1e3, "um": 1.0, "nm": 1e-3, "pm": 1e-6, "å": 1e-4, "in": 25400.0}
+    | {"meter": 1e6, "millimeter": 1e3, "micrometer": 1.0, "micron": 1.0, "nanometer": 1e-3}
+    | {"angstrom": 1e-4, "inch": 25400.0}
+)
+
+
+def select_volume(
+    name: str, axes: str, shape: tuple[int, ...], *, channel: int | None, time: int | None
+) -> tuple[tuple[int | slice, ...], str]:
+    """Say which part of the image of the file `name` is the volume.
+
+    Given for each axis (a letter of `axes`) is the position to take, or slice(None) for z, y and
+    x, and then the letters Z, Y, X in the order in which they remain. UserError for no z, an
+    axis without a known meaning, or a missing or impossible choice.
+
+    Examples
+    --------
+    >>> select_volume("a.tif", "ZCYX", (9, 2, 40, 50), channel=1, time=None)
+    ((slice(None, None, None), 1, slice(None, None, None), slice(None, None, None)), 'ZYX')
+    """
+    axes = _name_axes(name, axes, shape)
+    choices = {"C": channel, "T": time}
+    for axis in choices.keys() - set(axes):
+        _choose(name, axis, 1, choices[axis])
+    index = tuple(
+        slice(None) if axis in "ZYX" else _choose(name, axis, size, choices.get(axis))
+        for axis, size in zip(axes, shape, strict=True)
+    )
+    return index, "".join(axis for axis in axes if axis in "ZYX")
+
+
+def _name_axes(name: str, axes: str, shape: tuple[int, ...]) -> str:
+    """Give the axes with z named, or say why this is no volume.
+
+    A single unnamed axis (tifffile's Q or I) is z. Axes of length 1 carry no information and
+    become "_", apart from Y, X, C and T.
+    """
+    axes = "".join(
+        axis if size > 1 or axis in "YXCT" else "_" for axis, size in zip(axes, shape, strict=True)
+    )
+    long = [(axis, size) for axis, size in zip(axes, shape, strict=True) if size > 1]
+    several = [axis for axis, _ in long if axis not in "YX"]
+    if several in (["Q"], ["I"]):
+        return axes.replace(several[0], "Z")
+    if not several:
+        raise UserError(
+            f"'{name}' is one 2D image ({shape[axes.index('Y')]}×{shape[axes.index('X')]}), not a "
+            "volume; if its folder holds the slices of one volume, give the folder "
+            "with --slices (in the notebook: tick the box for slices)"
+        )
+    if set(several) - set("ZCT") or len(set(several)) < len(several):
+        raise UserError(
+            f"'{name}' has axes without a known meaning ('{axes}', shape {shape}); save it from "
+            "Fiji with the right order (Image > Hyperstacks > Stack to Hyperstack)"
+        )
+    if "Z" not in several:
+        kinds = {"C": "channels", "T": "time points"}
+        stated = " and ".join(f"{size} {kinds[axis]}" for axis, size in long if axis in kinds)
+        raise UserError(
+            f"'{name}' has {stated} but no z: 2D images, not a volume; if they are z slices, set "
+            "Slices (z) to their number and the rest to 1 in Fiji (Image > Properties) and save"
+        )
+    return axes
+
+
+def _choose(name: str, axis: str, size: int, choice: int | None) -> int:
+    """Give the position to take on an axis, from 0."""
+    option, noun = {"C": ("channel", "channel"), "T": ("time", "time point")}.get(axis, ("", ""))
+    plural = noun if size == 1 else noun + "s"
+    if choice is None:
+        if size > 1:
+            raise UserError(
+                f"'{name}' has {size} {plural}; choose one with {option}=0..{size - 1} "
+                f"(command line: --set {option}=0)"
+            )
+        return 0
+    try:
+        position = operator.index(choice)
+    except TypeError:
+        position = -1
+    if not 0 <= position < size:
+        raise UserError(
+            f"{option} {choice!r} does not exist in '{name}', which has {size} {plural}; "
+            + (f"choose {option}=0..{size - 1}" if size > 1 else f"leave {option} unset")
+        )
+    return position
+
+
+def stated_voxel_size(tif: TiffFile, image: TiffPageSeries) -> tuple[Sizes, str]:
+    """Read the voxel size from OME or ImageJ metadata, and what was taken for granted on the way.
+
+    None stands for what is not stated in a unit of length. The resolution of a plain TIFF is not
+    used: it is a print resolution (72 dpi) as a rule.
+    """
+    if tif.is_ome:
+        return _ome_voxel_size(tif.ome_metadata or "", tif.series.index(image)), ""
+    if tif.is_imagej:
+        return _imagej_voxel_size(tif)
+    return (None, None, None), ""
+
+
+def _ome_voxel_size(xml: str, place: int) -> Sizes:
+    """Read PhysicalSizeZ, Y, X of one image; the unit is µm where none is stated (OME schema)."""
+    images = [one for one in ElementTree.fromstring(xml).iter() if one.tag.endswith("}Pixels")]
+    if not images:
+        return (None, None, None)
+    stated = images[min(place, len(images) - 1)].attrib
+    z, y, x = (
+        _to_um(stated.get(f"PhysicalSize{axis}"), stated.get(f"PhysicalSize{axis}Unit", "um"))
+        for axis in "ZYX"
+    )
+    return z, y, x
+
+
+def _imagej_voxel_size(tif: TiffFile) -> tuple[Sizes, str]:
+    """Read spacing, unit (yunit, zunit where they differ) and the resolution tags of ImageJ."""
+    stated, tags = tif.imagej_metadata or {}, tif.pages.first.tags
+    unit = stated.get("unit", "")
+    x = _to_um(_inverse(tags.valueof(282)), unit)
+    y = _to_um(_inverse(tags.valueof(283)), stated.get("yunit", unit))
+    # ImageJ leaves out a spacing of 1 and ignores its sign when it reads one.
+    spacing = stated.get("spacing", 1)
+    spacing = abs(spacing) if isinstance(spacing, int | float) else None
+    z = _to_um(spacing, stated.get("zunit", unit))
+    if z is None or "spacing" in stated:
+        return (z, y, x), ""
+    return (z, y, x), f"no slice spacing in '{tif.filename}': {z:g} µm is taken, as Fiji does"
+
+
+def _inverse(resolution: tuple[int, int] | None) -> float | None:
+    """Turn pixels per unit, a fraction, into units per pixel."""
+    return resolution[1] / resolution[0] if resolution and resolution[0] else None
+
+
+def _to_um(value: object, unit: object) -> float | None:
+    """Convert a length in any usual spelling of a unit to µm; None if it is no positive length.
+
+    To six digits, as resolution tags are fractions: 0.127 comes back as 0.12700000003.
+    """
+    name = str(unit).strip().lower().replace("\\u00b5", "u").replace("µ", "u").replace("μ", "u")
+    name = name.replace("metre", "meter")
+    factor = UM_PER_UNIT.get(name, UM_PER_UNIT.get(name.removesuffix("s")))
+    try:
+        length = float(value) * factor
+    except (TypeError, ValueError):
+        return None
+    return float(f"{length:.6g}") if math.isfinite(length) and length > 0 else None
+
+
+def settle_voxel_size(
+    name: str, stated: Sizes, option: VoxelSize | None
+) -> tuple[VoxelSize, str, tuple[str, ...]]:
+    """Choose between the user's option, the metadata of the file `name`, and an assumption.
+
+    Where the file states a part, y and x stand in for each other, and for z, and z for both: a
+    size of the right magnitude is closer than 1 µm. The source is then "assumed" all the same.
+    Returned are the size, its source ("option", "metadata" or "assumed"), and remarks that say
+    what was assumed or which statement of the file was replaced.
+    """
+    known = [size for size in stated if size is not None]
+    if option is not None:
+        if len(known) < 3 or np.allclose(option, known, rtol=1e-3, atol=0):
+            return option, "option", ()
+        return option, "option", (f"voxel_size_um replaces {format_um(known)} of '{name}'",)
+    if len(known) == 3:
+        return tuple(known), "metadata", ()
+    z, y, x = stated
+    plane = x or y or z or 1.0
+    size = (z or plane, y or plane, x or plane)
+    missing = ", ".join(axis for axis, one in zip("zyx", stated, strict=True) if one is None)
+    along = f" along {missing}" if known else ""
+    remark = (
+        f"no voxel size{along} in '{name}': {format_um(size)} is assumed; give voxel_size_um=z,y,x"
+    )
+    return size, "assumed", (remark,)
+
+
+def format_um(sizes: Sequence[float]) -> str:
+    """Give sizes (z, y, x) in µm as text, such as '2 × 0.5 × 0.5 µm (z, y, x)'."""
+    return " × ".join(f"{size:g}" for size in sizes) + " µm (z, y, x)"

@@ -1,0 +1,201 @@
+"""Open a TIFF, make sure that all of it is there, and load the planes that are wanted.
+
+tifffile reads a file that is cut short as a smaller one without a word; here it is refused.
+"""
+
+import contextlib
+import logging
+import math
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from tifffile import TiffFile, TiffPageSeries
+
+from wnet_nb.errors import UserError
+
+# Tags without which an image is read wrongly or without its scale: description, strip and
+# tile places and lengths, resolution. Damage in other tags (thumbnails, vendors') is harmless.
+NEEDED_TAGS = frozenset({270, 273, 279, 282, 283, 324, 325})
+
+
+@contextlib.contextmanager
+def open_image(path: Path) -> Iterator[tuple[TiffFile, TiffPageSeries]]:
+    """Open a TIFF quietly and give its one image; all that goes wrong becomes one sentence.
+
+    Yields
+    ------
+    TiffFile
+        Closed on leaving. Pages that a Python loop wrote one by one count as one image.
+    TiffPageSeries
+        The only image, or the only one that is not a plain 2D picture (a label, a thumbnail);
+        complete, greyscale and real.
+
+    Raises
+    ------
+    UserError
+        The file is missing, a folder, not a TIFF, damaged, incomplete, too large for the memory,
+        in a compression that needs the package imagecodecs, or holds something else.
+    """
+    if not path.exists():
+        raise UserError(f"'{path}' does not exist; check the path")
+    if path.is_dir():
+        raise UserError(f"'{path}' is a folder; give one TIFF file in it")
+    try:
+        with contextlib.ExitStack() as stack:
+            silence = logging.Filter("nothing")  # what matters of the records becomes an error
+            logging.getLogger("tifffile").addFilter(silence)
+            stack.callback(logging.getLogger("tifffile").removeFilter, silence)
+            tif = stack.enter_context(TiffFile(path))
+            if len(tif.pages) == 0:
+                raise UserError(f"'{path.name}' holds no image; copy or export it again")
+            if len(tif.series) > 1 and all(s.kind == "shaped" and s.ndim == 2 for s in tif.series):
+                tif = stack.enter_context(TiffFile(path, is_shaped=False))
+            _check_page_list(tif)
+            image = _only_image(tif)
+            _check_planes(tif, image)
+            _check_values(path.name, image)
+            yield tif, image
+    except UserError:
+        raise
+    except MemoryError as error:
+        raise UserError(
+            f"'{path.name}' does not fit into the memory; save it uncompressed, then it is read "
+            "from the disk piece by piece, or crop it"
+        ) from error
+    except Exception as error:  # a damaged file makes tifffile raise almost any exception
+        if "imagecodecs" in str(error):
+            raise UserError(
+                f"'{path.name}' is compressed in a way that needs one more package; run "
+                "'pip install imagecodecs', or save it again without compression"
+            ) from error
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(
+            f"'{path.name}' cannot be read as a TIFF ({reason}); copy or export it again"
+        ) from error
+
+
+def _check_page_list(tif: TiffFile) -> None:
+    """Check that the list of pages ends regularly and that the first page's tags are readable.
+
+    tifffile takes a list of pages that breaks off for its end, and would give a volume with
+    fewer slices or, when the lost text held them, without its axes and voxel size.
+    """
+    file, form, first = tif.filehandle, tif.tiff, tif.pages.first
+    offset, seen = first.offset, set()
+    while offset:
+        seen.add(offset)
+        file.seek(offset)
+        start = file.read(form.tagnosize)
+        whole = len(start) == form.tagnosize
+        length = struct.unpack(form.tagnoformat, start)[0] * form.tagsize if whole else 0
+        page = file.read(length + form.offsetsize)
+        if not whole or len(page) < length + form.offsetsize:
+            raise _cut_short(tif, f"its list of pages breaks off at page {len(seen)}")
+        if offset == first.offset:
+            tags = page[:length]
+        (offset,) = struct.unpack(form.offsetformat, page[length:])
+        if offset in seen:
+            raise _cut_short(tif, f"its list of pages runs in a circle after page {len(seen)}")
+    codes = {
+        struct.unpack_from(form.byteorder + "H", tags, start)[0]
+        for start in range(0, len(tags), form.tagsize)
+    }
+    unreadable = sorted((codes & NEEDED_TAGS) - {tag.code for tag in first.tags})
+    if unreadable:
+        raise _cut_short(tif, f"the text or numbers of tag {unreadable[0]} are missing")
+
+
+def _only_image(tif: TiffFile) -> TiffPageSeries:
+    series = tif.series
+    stacks = [one for one in series if math.prod(one.shape) > _plane_size(one)]
+    if len(stacks) > 1 or (not stacks and len(series) > 1):
+        shapes = ", ".join("×".join(map(str, one.shape)) for one in series[:4])
+        more = ", ..." if len(series) > 4 else ""
+        raise UserError(
+            f"'{tif.filename}' holds {len(series)} separate images ({shapes}{more}); save the "
+            "one to use as a file of its own"
+        )
+    return stacks[0] if stacks else series[0]
+
+
+def _check_planes(tif: TiffFile, image: TiffPageSeries) -> None:
+    """Check that every plane that the metadata promise is in the file to its last byte."""
+    if tif.is_ome and image.kind in {"uniform", "generic"}:
+        raise UserError(
+            f"'{tif.filename}' is a part of a set of OME-TIFF files or its description is "
+            "damaged; open it in Fiji with Bio-Formats and save it as one TIFF"
+        )
+    found = stated = math.prod(image.shape) // _plane_size(image)
+    promised = max(stated, _promised_planes(tif, image))
+    if image.dataoffset is None:  # one block otherwise, its length is checked below
+        present = sum(page is not None for page in image.pages)
+        found = present * math.prod(image.keyframe.shape) // _plane_size(image)
+    if found < promised:
+        raise _cut_short(tif, f"it holds {found} of {promised} planes")
+    if image.dataoffset is not None:
+        end = image.dataoffset + math.prod(image.shape) * image.dtype.itemsize
+        if end > tif.filehandle.size and not image.is_multifile:
+            raise _cut_short(tif, f"{end - tif.filehandle.size} bytes of the image are missing")
+        return
+    for number, page in enumerate(image.pages):
+        size = page.parent.filehandle.size
+        pieces = list(zip(page.dataoffsets, page.databytecounts, strict=False))
+        if not pieces or any(length == 0 or start + length > size for start, length in pieces):
+            raise _cut_short(tif, f"plane {number} is incomplete")
+
+
+def _promised_planes(tif: TiffFile, image: TiffPageSeries) -> int:
+    """Give the number of planes that ImageJ's or tifffile's own description states, 0 if none."""
+    if tif.is_imagej and not tif.is_ome and "S" not in image.axes:
+        stated = tif.imagej_metadata or {}
+        return math.prod(int(stated.get(axis, 1)) for axis in ("frames", "slices", "channels"))
+    if tif.is_shaped and image.kind == "shaped":
+        place = tif.series.index(image)
+        stated = (tif.shaped_metadata or ())[place : place + 1]
+        return math.prod(stated[0]["shape"]) // _plane_size(image) if stated else 0
+    return 0
+
+
+def _check_values(name: str, image: TiffPageSeries) -> None:
+    if image.dtype.kind not in "buif":
+        raise UserError(
+            f"'{name}' holds {image.dtype} values; save it with integers or real numbers"
+        )
+    samples = dict(zip(image.axes, image.shape, strict=True)).get("S", 1)
+    if samples > 1:
+        raise UserError(
+            f"'{name}' is a colour (RGB) image with {samples} colours per voxel; split them in "
+            "Fiji (Image > Color > Split Channels) and save the one that shows the nuclei"
+        )
+
+
+def _plane_size(image: TiffPageSeries) -> int:
+    """Give the number of values of one plane: Y times X times the colours of an RGB image."""
+    sizes = zip(image.axes, image.shape, strict=True)
+    return math.prod(size for axis, size in sizes if axis in "YXS")
+
+
+def _cut_short(tif: TiffFile, what: str) -> UserError:
+    return UserError(f"'{tif.filename}' is incomplete: {what}; copy or export it again")
+
+
+def load_planes(tif: TiffFile, image: TiffPageSeries, index: tuple[int | slice, ...]) -> np.ndarray:
+    """Load a part of an image, from the disk on demand where the file allows it.
+
+    `index` has one entry per axis of the image: a position, or slice(None) to keep the axis.
+    Returned is, in the file's dtype, a read-only `np.memmap` in the file's byte order if the image
+    is one uncompressed block; otherwise an array, for which only the pages asked for are decoded.
+    """
+    offset = image.dataoffset
+    if offset is not None and not image.is_multifile and image.transform is None:
+        dtype = image.dtype.newbyteorder(tif.byteorder)
+        with contextlib.suppress(OSError):  # a file system without memory maps: read it
+            return np.memmap(tif.filehandle.path, dtype, "r", offset, image.shape)[index]
+    outer = image.shape[:-2]
+    if not image.axes.endswith("YX") or len(image.pages) != math.prod(outer):
+        return image.asarray()[index]
+    pages = np.arange(len(image.pages)).reshape(outer)[index[:-2]]
+    planes = image.asarray(key=pages.ravel().tolist())
+    return planes.reshape(*pages.shape, *image.shape[-2:])

@@ -1,0 +1,252 @@
+"""Files to arrays and back: find, read, describe and write TIFF volumes; tables and points.
+
+A volume keeps its voxel size from the file to every result, and nothing is ever overwritten.
+"""
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from wnet_nb.errors import UserError
+from wnet_nb.files.axes import (
+    Sizes,
+    VoxelSize,
+    format_um,
+    select_volume,
+    settle_voxel_size,
+    stated_voxel_size,
+)
+from wnet_nb.files.tiff import load_planes, open_image
+from wnet_nb.files.writing import read_points, write_table, write_volume
+from wnet_nb.grid import check_voxel_size
+from wnet_nb.whole_file import new_file, sha256
+
+__all__ = [
+    "FoundVolumes",
+    "UserError",
+    "Volume",
+    "describe",
+    "find_volumes",
+    "new_file",
+    "read_points",
+    "read_slices",
+    "read_volume",
+    "sha256",
+    "write_table",
+    "write_volume",
+]
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """A 3D image (Z, Y, X) with its voxel size.
+
+    The array has the dtype of the file (byte order included: Fiji writes big-endian; ``astype``
+    makes it native). It is often a read-only memory map; do not write to it.
+    """
+
+    array: np.ndarray
+    voxel_size_um: VoxelSize  # (z, y, x)
+    voxel_size_source: str  # "metadata", "option", or "assumed" for what is not all stated
+    source: Path  # the file, or the folder of slices
+    remarks: tuple[str, ...] = ()  # what the user should see; one sentence each
+
+    @property
+    def name(self) -> str:
+        """Name of the source without .ome.tif, .tif or .tiff; names its folder of results."""
+        return re.sub(r"(\.ome)?\.tiff?$", "", self.source.name, flags=re.IGNORECASE)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Size (z, y, x) in voxels."""
+        return self.array.shape
+
+
+@dataclass(frozen=True)
+class FoundVolumes:
+    """TIFF files in natural order, and what was left aside; a sequence of its paths."""
+
+    paths: tuple[Path, ...]
+    skipped: tuple[tuple[Path, str], ...] = ()  # all else in the folder, each with the reason
+
+    def __iter__(self) -> Iterator[Path]:
+        return iter(self.paths)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Path:
+        return self.paths[index]
+
+
+def find_volumes(path: str | Path) -> FoundVolumes:
+    """Find the TIFF files of a folder, or take the one file that is given.
+
+    Parameters
+    ----------
+    path : str or Path
+        A file, taken whatever its name, or a folder, searched without its subfolders.
+
+    Returns
+    -------
+    FoundVolumes
+        Paths in natural order (t2 before t10); possibly none. Nothing is opened.
+
+    Raises
+    ------
+    UserError
+        The path does not exist.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f"'{path}' does not exist; check the path")
+    if not path.is_dir():
+        return FoundVolumes((path,))
+    seen = [(entry, _reason_to_skip(entry)) for entry in sorted(path.iterdir(), key=_natural_key)]
+    found = tuple(entry for entry, reason in seen if not reason)
+    return FoundVolumes(found, tuple(one for one in seen if one[1]))
+
+
+def _natural_key(path: Path) -> list[str | int]:
+    """Split a name into text and numbers, alternating, so that 2 sorts before 10."""
+    parts = re.split(r"([0-9]+)", path.name.casefold())
+    return [int(part) if n % 2 else part for n, part in enumerate(parts)] + [path.name]
+
+
+def _reason_to_skip(entry: Path) -> str:
+    if entry.name.startswith("._"):
+        return "macOS metadata, not an image"
+    if entry.name.startswith("."):
+        return "hidden"
+    if entry.is_dir():
+        return "a subfolder; subfolders are not searched"
+    if entry.suffix.lower() not in (".tif", ".tiff"):
+        return "not a TIFF"
+    return ""
+
+
+def read_volume(
+    path: str | Path,
+    *,
+    channel: int | None = None,
+    time: int | None = None,
+    voxel_size_um: Sequence[float] | None = None,
+) -> Volume:
+    """Read one 3D volume from a TIFF, BigTIFF, OME-TIFF or ImageJ hyperstack.
+
+    The axes are those that the file states. Only a file that names no axis but Y and X is read
+    by convention: its pages are z slices. ImageJ labels an unlabelled stack as channels or time
+    points; such a file is refused, since its channels may as well be channels.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file.
+    channel, time : int, optional
+        Which channel and time point to read, from 0. Needed where the file has several.
+    voxel_size_um : sequence of 3 float, optional
+        (z, y, x) in µm; replaces what the file states. Without either, 1:1:1 is assumed.
+
+    Returns
+    -------
+    Volume
+        Array (Z, Y, X), at least two slices. Memory-mapped where the file is uncompressed.
+
+    Raises
+    ------
+    UserError
+        A file that is missing, damaged, incomplete, 2D, RGB, complex, or holds several images;
+        a missing or impossible choice of channel or time; an impossible voxel size.
+
+    Examples
+    --------
+    >>> volume = read_volume("nuclei.tif", channel=0)  # doctest: +SKIP
+    >>> volume.array.shape, volume.voxel_size_um  # doctest: +SKIP
+    ((124, 86, 94), (2.0, 0.65, 0.65))
+    """
+    path = Path(path)
+    option = None if voxel_size_um is None else check_voxel_size(voxel_size_um)
+    with open_image(path) as (tif, image):
+        index, kept = select_volume(path.name, image.axes, image.shape, channel=channel, time=time)
+        array = load_planes(tif, image, index)
+        stated, remark = stated_voxel_size(tif, image)
+    array = array.transpose([kept.index(axis) for axis in "ZYX"])
+    size, source, remarks = settle_voxel_size(path.name, stated, option)
+    if remark and source == "metadata":
+        remarks = (remark, *remarks)
+    return Volume(array, size, source, path, remarks)
+
+
+def read_slices(folder: str | Path, *, voxel_size_um: Sequence[float] | None = None) -> Volume:
+    """Read a folder of 2D TIFF slices as one volume, in natural order of their names.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Holds one greyscale TIFF per slice; other files are left aside.
+    voxel_size_um : sequence of 3 float, optional
+        (z, y, x) in µm; replaces what the first slice states. A slice cannot state z.
+
+    Returns
+    -------
+    Volume
+        Array (Z, Y, X) in memory, in the slices' dtype.
+
+    Raises
+    ------
+    UserError
+        No folder, fewer than two slices, or a slice that is not 2D, cannot be read, or differs
+        in shape or dtype from the first.
+    """
+    folder = Path(folder)
+    option = None if voxel_size_um is None else check_voxel_size(voxel_size_um)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"'{folder}' is not a folder; give the folder that holds the slices")
+    paths = find_volumes(folder).paths
+    if len(paths) < 2:
+        raise UserError(
+            f"'{folder}' holds {len(paths)} TIFF files; a volume needs at least 2 slices"
+        )
+    first, (_, y, x) = _read_slice(paths[0])
+    array = np.empty((len(paths), *first.shape), first.dtype)
+    for position, path in enumerate(paths):
+        plane, _ = _read_slice(path)
+        if plane.shape != first.shape or plane.dtype != first.dtype:
+            raise UserError(
+                f"slice '{path.name}' is {plane.shape} {plane.dtype} but '{paths[0].name}' is "
+                f"{first.shape} {first.dtype}; keep slices of one shape and type in '{folder}'"
+            )
+        array[position] = plane
+    size, source, remarks = settle_voxel_size(folder.name, (None, y, x), option)
+    return Volume(array, size, source, folder, remarks)
+
+
+def _read_slice(path: Path) -> tuple[np.ndarray, Sizes]:
+    """Read one 2D image (Y, X), native byte order, with its stated voxel size."""
+    with open_image(path) as (tif, image):
+        if math.prod(image.shape) > math.prod(image.keyframe.shape):
+            raise UserError(
+                f"slice '{path.name}' holds {len(image.pages)} planes; a slice is one 2D image, "
+                "and a volume is read with read_volume"
+            )
+        plane = image.asarray().reshape(image.keyframe.shape[-2:])
+        return plane, stated_voxel_size(tif, image)[0]
+
+
+def describe(volume: Volume) -> str:
+    """Describe a volume in one line: name, size, dtype, voxel size and where that comes from.
+
+    Examples
+    --------
+    >>> describe(Volume(np.zeros((2, 3, 4), "uint8"), (2.0, 0.5, 0.5), "option", Path("a.tif")))
+    'a: 2 × 3 × 4 voxels (z, y, x), uint8, 2 × 0.5 × 0.5 µm (z, y, x) from option'
+    """
+    size = " × ".join(str(length) for length in volume.shape)
+    source = volume.voxel_size_source
+    origin = source if source == "assumed" else f"from {source}"
+    scale = f"{format_um(volume.voxel_size_um)} {origin}"
+    return f"{volume.name}: {size} voxels (z, y, x), {volume.array.dtype.name}, {scale}"

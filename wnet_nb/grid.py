@@ -1,0 +1,115 @@
+"""Volumes on coarser and finer grids: block means, interpolation, thinning, padding, and blobs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import ndimage
+
+from wnet_nb.errors import UserError
+
+
+def average_blocks(image: np.ndarray, factors: Sequence[int]) -> np.ndarray:
+    """Return the means of blocks of `factors` voxels, float32; the last block may be smaller.
+
+    Examples
+    --------
+    >>> average_blocks(np.arange(8).reshape(2, 2, 2), (1, 1, 2)).ravel()
+    array([0.5, 2.5, 4.5, 6.5], dtype=float32)
+    """
+    if tuple(factors) == (1, 1, 1):
+        return image
+    planes = []
+    for start in range(0, image.shape[0], factors[0]):  # a memory map is read slab by slab
+        slab = image[start : start + factors[0]].mean(0, dtype=np.float32)
+        for axis, factor in enumerate(factors[1:]):
+            slab = _means_along(slab, factor, axis)
+        planes.append(slab)
+    return np.stack(planes)
+
+
+def block_means(array: np.ndarray, steps: Sequence[float]) -> np.ndarray:
+    """Return the means of blocks of `steps` voxels (z, y, x; not always whole), float32."""
+    array = np.asarray(array)
+    for axis, step in enumerate(steps):
+        array = _means_along(array, step, axis)
+    return array
+
+
+def _means_along(array: np.ndarray, size: float, axis: int) -> np.ndarray:
+    starts = np.unique((np.arange(np.ceil(array.shape[axis] / size)) * size).astype(int))
+    starts = starts[starts < array.shape[axis]]  # 21 / 1.4 is a little more than 15
+    sums = np.add.reduceat(array, starts, axis, dtype=np.float32)
+    counts = np.diff(np.append(starts, array.shape[axis])).astype(np.float32)
+    return sums / counts.reshape([-1 if a == axis else 1 for a in range(array.ndim)])
+
+
+def enlarge(
+    array: np.ndarray,
+    shape: Sequence[int],
+    steps: Sequence[float],
+    *,
+    start: Sequence[int] = (0, 0, 0),
+) -> np.ndarray:
+    """Return `array` (Z', Y', X') interpolated linearly to a finer grid, float32.
+
+    Parameters
+    ----------
+    array : ndarray
+        Block means.
+    shape : sequence of int
+        (Z, Y, X) of the result.
+    steps : sequence of float
+        Voxels (z, y, x) of the fine grid in one block.
+    start : sequence of int
+        Where on the fine grid the result begins.
+    """
+    for axis, (first, n, step) in enumerate(zip(start, shape, steps, strict=True)):
+        have = array.shape[axis]
+        if step == 1 and (first, n) == (0, have):
+            continue
+        place = np.clip((np.arange(first, first + n) + 0.5) / step - 0.5, 0, have - 1)
+        low = np.minimum(place.astype(int), max(have - 2, 0))
+        share = (place - low).astype(np.float32)
+        share = share.reshape([-1 if a == axis else 1 for a in range(3)])
+        below = array.take(low, axis)
+        array = below + share * (array.take(np.minimum(low + 1, have - 1), axis) - below)
+    return array.astype(np.float32, copy=False)
+
+
+def thin_out(array: np.ndarray, voxels: int) -> np.ndarray:
+    """Return every n-th voxel of `array` (Z, Y, X) along each axis, about `voxels` at most."""
+    step = max(1, round((array.size / voxels) ** (1 / 3)))
+    return array[::step, ::step, ::step]
+
+
+def pad_to(array: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """Return `array` (Z, Y, X) enlarged to at least `shape` by reflection at its far ends."""
+    missing = [max(0, want - have) for want, have in zip(shape, array.shape, strict=True)]
+    if not any(missing):
+        return array
+    return np.pad(array, [(0, n) for n in missing], mode="symmetric")
+
+
+def difference_of_gaussians(image: np.ndarray, sigma: np.ndarray) -> np.ndarray:
+    """Return about the negative Laplacian of Gaussian at `sigma` (Lowe 2004, section 3)."""
+    image = np.asarray(image, np.float32)
+    narrow = ndimage.gaussian_filter(image, sigma / 1.26, truncate=3)
+    narrow -= ndimage.gaussian_filter(image, sigma * 1.26, truncate=3)
+    return narrow
+
+
+def check_voxel_size(voxel_size_um: Sequence[float]) -> tuple[float, float, float]:
+    """Return the (z, y, x) in µm that somebody gave; UserError unless positive and finite."""
+    try:
+        z, y, x = (float(size) for size in voxel_size_um)
+    except (TypeError, ValueError):
+        z = y = x = math.nan
+    if isinstance(voxel_size_um, str) or not all(0 < size < math.inf for size in (z, y, x)):
+        raise UserError(
+            f"voxel_size_um {voxel_size_um!r} is not a voxel size; give three positive numbers "
+            "z,y,x in µm"
+        )
+    return z, y, x

@@ -1,0 +1,274 @@
+"""What the data and the loss curves say, in words: one finding, one sentence with what to do.
+
+The rules follow the CellSeg3D guide: bright objects on a darker background, no large empty regions,
+no very bright large ones. The limits were set by looking at real and synthetic volumes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import ndimage
+from skimage.filters import threshold_otsu
+
+from wnet_nb.cells.size import estimate_cell_radius
+from wnet_nb.config import DEPTH_FACTOR, Settings
+from wnet_nb.data import Normalisation, fit_normalisation
+from wnet_nb.errors import UserError
+from wnet_nb.files.volumes import Volume
+from wnet_nb.grid import thin_out
+
+SAMPLE_VOXELS = 1_000_000
+SATURATED_SHARE, PADDED_SHARE = 0.002, 0.3
+FEW_BRIGHT, MANY_BRIGHT = 0.001, 0.6
+VERY_BRIGHT = 50.0  # of 0-100
+NOISE_SHARE = 0.12  # standard deviation of the noise, as a share of the contrast of cells
+LARGE_REGION = 0.25  # thickness of a bright region, as a share of the middle edge of the volume
+ANISOTROPY, SPREAD = 2.0, 0.5
+STILL_FALLING, COLLAPSED, POOR_NCUT, SETTLED = 0.02, 0.93, 0.3, 0.1
+ONE_SIDED = 0.9
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something about a volume that the user should know, and what to do about it.
+
+    The level is ``error`` (cannot be used), ``warning`` (look at it before training) or ``info``.
+    """
+
+    level: str
+    text: str
+
+
+def is_usable(findings: Sequence[Finding]) -> bool:
+    """Return whether no finding is an error."""
+    return all(finding.level != "error" for finding in findings)
+
+
+def check_volume(volume: Volume, settings: Settings) -> list[Finding]:
+    """Say what is wrong with a volume, or unsuitable for training; errors first.
+
+    Parameters
+    ----------
+    volume : Volume
+        As read; large volumes are looked at through a sample of their voxels.
+    settings : Settings
+        `patch_size`, `normalisation`, `intensity_sigma`.
+    """
+    array = volume.array
+    if min(array.shape) < DEPTH_FACTOR:
+        text = f"each axis needs at least {DEPTH_FACTOR}; take a larger volume"
+        size = " × ".join(map(str, array.shape))
+        return [Finding("error", f"it is {size} voxels (z, y, x) and {text}")]
+    try:
+        ranges = fit_normalisation(array, settings.normalisation, name=volume.name)
+    except UserError as error:
+        return [Finding("error", str(error))]
+    if ranges.high <= ranges.low:
+        text = f"every voxel has the same value ({ranges.low:g}); export the file again"
+        return [Finding("error", text)]
+    raw = thin_out(array, SAMPLE_VOXELS)
+    sample = ranges.apply(raw)
+    warnings = [
+        *_check_labels(array),
+        *_check_brightness(raw, sample),
+        *_check_regions(sample, volume.voxel_size_um),
+        *_check_noise(array, ranges, sample, settings),
+    ]
+    return [
+        *(Finding("warning", text) for text in warnings),
+        *read_remarks(volume),  # warnings or infos
+        *(Finding("info", text) for text in _check_grid(volume, settings)),
+    ]
+
+
+def _check_labels(array: np.ndarray) -> Iterator[str]:
+    """Recognise labels, which often lie beside their images: no noise, and zero in between."""
+    planes = array[np.linspace(0, len(array) - 1, 17).astype(int)]
+    pairs = (planes[..., 1:] != 0) & (planes[..., :-1] != 0)
+    alike = (planes[..., 1:] == planes[..., :-1]) & pairs
+    if array.dtype.kind in "bui" and alike.sum() >= 0.8 * max(1, pairs.sum()):
+        yield (
+            "it looks like labels or a mask and not like an image, as neighbouring voxels are "
+            "alike; keep labels in another folder"
+        )
+
+
+def _check_brightness(raw: np.ndarray, sample: np.ndarray) -> Iterator[str]:
+    low, high = raw.min(), raw.max()
+    saturated, padded = float((raw == high).mean()), float((raw == low).mean())
+    # A value shared by so many voxels is the end of the camera's range, whatever the dtype.
+    if saturated > SATURATED_SHARE:
+        yield (
+            f"{_percent(saturated)} of the voxels have the largest value ({high:g}): cells are "
+            "overexposed and may merge; lower the exposure or laser power next time"
+        )
+    if padded > PADDED_SHARE:
+        yield (
+            f"{_percent(padded)} of the voxels have the very lowest value ({low:g}): much of "
+            "the volume is empty or padded; crop it to the part with cells"
+        )
+    middle, top = np.percentile(sample, (50, 99.5))
+    if middle > 50 and top - middle < middle - np.percentile(sample, 0.5):
+        yield (
+            "most voxels are bright and few are dark: if the cells are the dark ones, invert "
+            "the image (Fiji: Edit > Invert), as cells must be brighter than the background"
+        )
+
+
+def _check_regions(sample: np.ndarray, voxel_size_um: Sequence[float]) -> Iterator[str]:
+    smooth = ndimage.gaussian_filter(sample, 1)
+    bright = smooth > threshold_otsu(smooth)
+    share = float(bright.mean())
+    if share < FEW_BRIGHT:
+        yield (
+            f"only {_percent(share)} of the voxels are bright: the volume is mostly empty; "
+            "crop it to the part with cells"
+        )
+        return
+    if share > MANY_BRIGHT:
+        yield (
+            f"{_percent(share)} of the voxels are bright: hardly any background is left to "
+            "tell cells from; take a volume with both"
+        )
+        return
+    # The sample is as coarse along each axis, so proportions hold without its step.
+    depth = ndimage.distance_transform_edt(smooth > VERY_BRIGHT, sampling=voxel_size_um)
+    edges = np.array(sample.shape) * voxel_size_um
+    part = 2 * float(depth.max()) / np.sort(edges)[1]
+    if part >= LARGE_REGION:
+        yield (
+            f"a very bright region fills {_percent(part)} of the width: the network may learn it "
+            "in place of the cells; crop it away, unless it is a cell"
+        )
+
+
+def _check_noise(
+    array: np.ndarray, ranges: Normalisation, sample: np.ndarray, settings: Settings
+) -> Iterator[str]:
+    """Compare the noise, from neighbouring voxels, with the contrast of bright voxels."""
+    planes = np.linspace(0, len(array) - 1, 9).astype(int)
+    crop = ranges.apply(array[planes])
+    noise = 1.4826 * float(np.median(np.abs(np.diff(crop, axis=2)))) / np.sqrt(2)
+    contrast = float(np.percentile(sample, 99.5) - np.median(sample))
+    ready = settings.intensity_sigma >= 10  # set for noise already
+    if contrast <= 0 or noise / contrast < NOISE_SHARE * (2 if ready else 1):
+        return
+    advice = f"raise intensity_sigma (now {settings.intensity_sigma:g}) to 10 or more"
+    yield (
+        "it is noisy: from voxel to voxel, grey values jump by "
+        f"{_percent(noise / contrast)} of the contrast of the cells; "
+        + ("denoise it or average more frames" if ready else advice)
+    )
+
+
+def _check_grid(volume: Volume, settings: Settings) -> Iterator[str]:
+    z, y, x = volume.voxel_size_um
+    high, wide = settings.patch_shape[1:]
+    ratio = z / min(y, x)
+    if ratio > ANISOTROPY:
+        edge = max(DEPTH_FACTOR, round(high / ratio / 8) * 8)
+        yield (
+            f"voxels are {ratio:.3g} times as long in z as in the plane; patches of equal edges "
+            f"in µm would be patch_size={edge},{high},{wide}"
+        )
+    sizes = zip("zyx", volume.shape, settings.patch_shape, strict=True)
+    small = [f"{axis} = {have}" for axis, have, want in sizes if have < want]
+    if small:
+        size = settings.patch_size
+        size = ",".join(map(str, size)) if isinstance(size, tuple) else size
+        yield (
+            f"it is smaller than patch_size={size} ({', '.join(small)}); patches are cut down or "
+            "mirrored at the edge, which works if cells fit in"
+        )
+
+
+def read_remarks(volume: Volume) -> list[Finding]:
+    """Return what reading the file brought up, such as a voxel size that had to be assumed."""
+    level = "warning" if volume.voxel_size_source == "assumed" else "info"
+    return [Finding(level, remark) for remark in volume.remarks]
+
+
+def check_cell_size(volume: Volume, settings: Settings) -> Finding:
+    """Say how large the cells seem to be, and whether a patch holds enough of them.
+
+    Takes some seconds; `volume` must have passed `check_volume`.
+    """
+    try:
+        found = estimate_cell_radius(volume.array, voxel_size_um=volume.voxel_size_um)
+    except ValueError:
+        return Finding("warning", "no cells stand out of the noise: is it the right channel?")
+    if found.spread > SPREAD:
+        return Finding("info", "bright objects differ much in size; look at the cells found later")
+    voxels = " × ".join(f"{length:.2g}" for length in found.radius_voxels)
+    text = f"bright objects have a radius of about {found.radius_um:.3g} µm ({voxels} voxels)"
+    ratio = [n / r for n, r in zip(settings.patch_shape, found.radius_voxels, strict=True)]
+    if min(ratio) < 4:
+        text += ": a patch holds hardly one; raise patch_size or scale it down"
+        return Finding("warning", text)
+    return Finding("info", f"{text}; is that a cell?")
+
+
+def read_losses(history: Sequence[Mapping[str, Any]], settings: Settings) -> list[str]:
+    """Say what the loss curves mean and what to do, one sentence each.
+
+    Parameters
+    ----------
+    history : sequence of mapping
+        Rows of ``history.csv``, at least one.
+    settings : Settings
+        The weights of the losses and the number of classes.
+    """
+    if len(history) < 3:
+        return ["There are too few epochs to read the curves; train for at least three."]
+    ncut = np.array([row["soft_ncut"] for row in history])
+    reconstruction = np.array([row["reconstruction"] for row in history])
+    worst = settings.n_classes - 1  # of one class only, and of classes that are all alike
+    sentences = [_read_trend(ncut, worst)]
+    if ncut[-1] > COLLAPSED * worst:
+        sentences.append(
+            f"The soft N-cut is {ncut[-1]:.2f}, near {worst}, its value without any separation: "
+            "all voxels share one class or none is sure; raise learning_rate, intensity_sigma or "
+            "ncut_weight, or train longer."
+        )
+    if reconstruction[-3:].mean() > 1.05 * reconstruction[:2].mean():
+        sentences.append(
+            "The reconstruction got worse during training; raise reconstruction_weight or lower "
+            "learning_rate."
+        )
+    cut = settings.ncut_weight * ncut[-1]
+    share = cut / max(cut + settings.reconstruction_weight * reconstruction[-1], 1e-12)
+    if share > ONE_SIDED and settings.reconstruction_weight > 0:
+        sentences.append(
+            f"The soft N-cut makes up {_percent(share)} of the total; if the classes follow the "
+            "image badly, raise reconstruction_weight."
+        )
+    if share < 1 - ONE_SIDED and settings.ncut_weight > 0 and ncut[-1] > POOR_NCUT * worst:
+        sentences.append(
+            f"The reconstruction makes up {_percent(1 - share)} of the total and the classes are "
+            "not coherent; lower reconstruction_weight."
+        )
+    return sentences
+
+
+def _read_trend(values: np.ndarray, worst: float) -> str:
+    tail = max(2, len(values) // 4)
+    before, after = np.mean(values[-2 * tail : -tail]), np.mean(values[-tail:])
+    change = (before - after) / max(np.ptp(values), 1e-12)  # as a share of the whole descent
+    if change > STILL_FALLING and values[-1] < SETTLED * worst:
+        return (
+            f"The soft N-cut has come down to {values[-1]:.3f}, where 0 is best: the classes are "
+            "coherent. More epochs would make the cells narrower rather than better."
+        )
+    if change > STILL_FALLING:
+        return "The soft N-cut still falls; more epochs may give clearer classes (raise epochs)."
+    if change < -STILL_FALLING:
+        return "The soft N-cut rises at the end; lower learning_rate."
+    return "The soft N-cut is flat at the end; more epochs would change little."
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2g} %" if share < 0.995 else f"{100 * share:.0f} %"

@@ -1,0 +1,60 @@
+"""Files that are whole or not there: written under a hidden name, then renamed."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from wnet_nb.errors import UserError
+
+
+def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+    """Call ``write(temporary)`` and move the result to `path` once it is whole and on disk."""
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        write(temporary)
+        with temporary.open("r+b") as file:  # Windows syncs only what may be written
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def new_file(path: str | Path) -> Iterator[Path]:
+    """Write a new file under a temporary name and rename it when it is complete.
+
+    Missing folders are made. The name that is given is hidden, in the same folder, and gone
+    afterwards, whatever happens. UserError if the file exists, before or after the writing.
+    """
+    path = Path(path)
+    refusal = f"'{path}' exists and is never overwritten; choose another name or move it away"
+    if os.path.lexists(path):
+        raise UserError(refusal)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+    try:
+        yield partial
+        try:
+            os.link(partial, path)  # unlike a rename, it never replaces a file
+        except FileExistsError as error:
+            raise UserError(refusal) from error
+        except OSError as error:  # no hard links on this file system (Drive, exFAT)
+            if os.path.lexists(path):
+                raise UserError(refusal) from error
+            partial.rename(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def sha256(path: str | Path) -> str:
+    """Give the SHA-256 of a file, 64 hexadecimal digits; UserError if it cannot be read."""
+    try:
+        with Path(path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"'{path}' cannot be read ({error}); check the path") from error
