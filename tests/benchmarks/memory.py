@@ -92,7 +92,7 @@ def segment_here(run, image, out):
     (result,) = prediction.segment(run, image, out=out)
     watch.cut("reading, writing")
     watch.over = True
-    return {"before": (before, anonymous), "rows": watch.rows, "result": result.result}
+    return {"before": (before, anonymous), "rows": watch.rows, "result": result.facts}
 
 
 def prepare_files(folder, shape):

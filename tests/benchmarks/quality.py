@@ -95,7 +95,7 @@ def measure(name, preset, changes):
         found = prediction.segment_volume(volume, model, model.settings, Path(scratch) / "out")
         labels = read_volume(found.folder / "labels.tif").array
         baseline = read_volume(found.folder / "baseline_labels.tif").array
-        radius = found.result["cell_radius_um"]
+        radius = found.facts["cell_radius_um"]
         size = volume.voxel_size_um
         prepared = prepare(volume.array, model.settings, voxel_size_um=size)
         probabilities = predict_volume(model.model, prepared, precision="auto")
@@ -119,7 +119,7 @@ def measure(name, preset, changes):
             "true_cells": len(truth) if truth.ndim == 2 else len(np.unique(truth)) - 1,
             "soft_ncut": done.history[-1]["soft_ncut"],
             "radius": radius,
-            "boundary": found.result["boundary"],
+            "boundary": found.facts["boundary"],
             "train_share": trained / (time.perf_counter() - began),
             "seconds": time.perf_counter() - began,
         }

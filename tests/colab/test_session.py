@@ -11,8 +11,8 @@ from wnet_nb import checkpoint, colab, config
 from wnet_nb.colab import drive as storage
 from wnet_nb.colab import quality
 from wnet_nb.errors import UserError
+from wnet_nb.files.run_files import read_history
 from wnet_nb.files.volumes import write_volume
-from wnet_nb.jobs import run_folder as runs
 from wnet_nb.jobs import train as pipeline
 from wnet_nb.jobs.inputs import read_inputs
 from wnet_nb.model import WNet3D
@@ -224,9 +224,9 @@ def test_the_newest_whole_copy_on_drive_is_gone_on_with(on_colab, tmp_path, monk
     settings = session.open_run("other", TINY.replace(epochs=9), resume=True)
     assert session.run == tmp_path / "fresh" / "runs" / "mine"
     assert settings == TINY
-    assert len(runs.read_history(session.run)) == 1
+    assert len(read_history(session.run)) == 1
     train(session, source, settings)
-    assert [row["epoch"] for row in runs.read_history(session.run)] == [1, 2]
+    assert [row["epoch"] for row in read_history(session.run)] == [1, 2]
 
 
 def test_a_run_on_the_local_disk_is_gone_on_with_without_drive(away):

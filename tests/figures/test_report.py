@@ -13,6 +13,7 @@ import torch
 from wnet_nb import config, training
 from wnet_nb.cli.main import main
 from wnet_nb.figures import page, provenance, report
+from wnet_nb.files.result import Result
 from wnet_nb.files.volumes import read_volume, write_volume
 from wnet_nb.jobs import segment as prediction
 from wnet_nb.jobs import train as pipeline
@@ -81,7 +82,7 @@ def edit(file, /, **changes):
 
 
 def test_the_page_fetches_and_runs_nothing(run, data):
-    pipeline.score(run / "predictions" / "a", data / "truth")
+    pipeline.score(Result(run / "predictions" / "a"), data / "truth")
     found = read(run)
     allowed = set("html head meta title style body h1 h2 h3 p b span code pre ul li div".split())
     allowed |= set("table thead tbody tr th td figure img figcaption".split())
@@ -145,7 +146,7 @@ def test_an_assumed_voxel_size_is_said_loudly(run, data):
 def test_a_second_result_of_a_volume_is_shown_in_place_of_the_first(run, data):
     (second,) = prediction.segment(run, data / "a.tif", minimum_size=0.5)
     words = read(run).words
-    assert f"found {second.result['count']} cells in 1 volume" in words
+    assert f"found {second.facts['count']} cells in 1 volume" in words
     assert "Earlier results" in words and "predictions/a-2/ in the folder of the run" in words
     assert "minimum_size=0.5" in words
     assert "segment repeated a.tif --set minimum_size=0.5" in words
@@ -154,7 +155,7 @@ def test_a_second_result_of_a_volume_is_shown_in_place_of_the_first(run, data):
 def test_several_volumes_are_summed_up(run, data):
     (other,) = prediction.segment(run, data / "bare.tif")
     first = json.loads((run / "predictions/a/result.json").read_text(encoding="utf-8"))
-    total = first["count"] + other.result["count"]
+    total = first["count"] + other.facts["count"]
     assert f"found {total} cells in 2 volumes" in read(run).words
 
 
@@ -172,19 +173,19 @@ def test_of_many_volumes_only_the_first_have_pictures(run, monkeypatch):
 
 def test_scores_are_those_of_the_evaluation_and_can_be_renewed(run, data):
     folder = run / "predictions" / "a"
-    scored = pipeline.score(folder, data / "truth")
+    scored = pipeline.score(Result(folder), data / "truth")
     words = read(run).words
     assert f"an F1 of {scored.scores.mean_f1:.2f} and" in words
     assert f"method {scored.baseline.mean_f1:.2f} (" in words
     assert f"{scored.dice:.2f}" in words
-    pipeline.score(folder, folder / "labels.tif")
+    pipeline.score(Result(folder), folder / "labels.tif")
     assert "an F1 of 1.00 and" in read(run).words
 
 
 def test_scores_against_points_are_shown(run, tmp_path):
     folder = run / "predictions" / "a"
     (tmp_path / "points.csv").write_text("z,y,x\n1,1,1\n20,20,20\n")
-    scored = pipeline.score(folder, tmp_path / "points.csv")
+    scored = pipeline.score(Result(folder), tmp_path / "points.csv")
     words = read(run).words
     assert "2 cells in points.csv" in words
     assert re.search(rf"Recall[^)]*\)\s+{scored.scores.recall:.2f}", words)
@@ -231,9 +232,9 @@ def test_the_commands_for_repeating_give_the_same_cells(run, data, tmp_path, mon
     assert first.read_bytes() == again.read_bytes()
 
 
-def test_a_damaged_result_is_a_warning_and_the_old_report_stays(run):
+def test_a_damaged_run_is_a_warning_and_the_old_report_stays(run):
     before = (run / "report.html").read_bytes()
-    (run / "predictions" / "a" / "result.json").write_text("{")
+    (run / "history.csv").write_text("{")
     with pytest.warns(UserWarning, match=r"report\.html' was not written"):
         assert report.renew(run) is None
     assert (run / "report.html").read_bytes() == before
@@ -265,7 +266,8 @@ def test_results_outside_of_a_run_make_no_report(run, data, tmp_path):
 def test_results_without_their_table_and_pictures_are_still_reported(run):
     for name in ("cells.csv", "overlay.png"):
         (run / "predictions" / "a" / name).unlink()
-    report.write_report(run)
+    with pytest.warns(UserWarning, match=r"cells\.csv"):
+        report.write_report(run)
     assert "Number of cells" in read(run).words
 
 

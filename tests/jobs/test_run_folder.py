@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from wnet_nb import checkpoint, config, training
-from wnet_nb.data import prepare
 from wnet_nb.errors import UserError
+from wnet_nb.files import run_files
 from wnet_nb.files.volumes import find_volumes, read_volume, write_volume
 from wnet_nb.jobs import run_folder as runs
 from wnet_nb.jobs import train as pipeline
 from wnet_nb.jobs.example import make_example
+from wnet_nb.jobs.prepare import prepare_volume
 from wnet_nb.whole_file import sha256
 
 TINY = config.preset(
@@ -86,14 +87,14 @@ def test_the_history_has_the_columns_of_the_contract_and_a_row_per_epoch(finishe
         "changes",
     ]
     assert [(row["epoch"], row["step"]) for row in rows] == [("1", "3"), ("2", "6")]
-    assert runs.read_history(finished) == checkpoint.load_checkpoint(finished).history
+    assert run_files.read_history(finished) == checkpoint.load_checkpoint(finished).history
 
 
 def test_the_settings_replay_the_run(volumes, finished, tmp_path):
     settings = config.load_settings(finished / "settings.json")
     assert settings == TINY
     train(volumes, tmp_path / "again", settings)
-    first, second = (runs.read_history(path) for path in (finished, tmp_path / "again"))
+    first, second = (run_files.read_history(path) for path in (finished, tmp_path / "again"))
     assert [row["total"] for row in first] == [row["total"] for row in second]
 
 
@@ -112,15 +113,15 @@ def test_the_settings_name_inputs_with_their_hashes_versions_and_seed(volumes, f
 def test_the_settings_say_how_each_volume_was_prepared(volumes, finished):
     inputs = json.loads((finished / "settings.json").read_text(encoding="utf-8"))["inputs"]
     for item, volume in zip(inputs, volumes, strict=True):
-        prepared = prepare(volume.array, TINY, voxel_size_um=volume.voxel_size_um)
+        prepared, size = prepare_volume(volume, TINY)
         assert item["averaged_voxels"] == list(prepared.factors)
         assert item["normalisation"] == prepared.normalisation.as_dict()
-        assert item["cell_radius_um"] == pytest.approx(prepared.cell_size.radius_um)
+        assert item["cell_radius_um"] == pytest.approx(size.radius_um)
 
 
 def test_a_cell_radius_that_was_given_is_recorded(volumes, run):
     train(volumes, run, TINY.replace(cell_radius_um=4.0, epochs=1))
-    inputs = runs.read_record(run)["inputs"]
+    inputs = run_files.read_record(run)["inputs"]
     assert [item["cell_radius_um"] for item in inputs] == [4.0, 4.0]
     assert [item["averaged_voxels"] for item in inputs] == [[1, 1, 2], [1, 1, 2]]
 
@@ -151,10 +152,10 @@ def test_a_stopped_run_goes_on_to_the_numbers_of_an_unbroken_one(volumes, run, t
         if isinstance(event, training.StepEnd) and event.step == 4:
             break
     events.close()
-    assert len(runs.read_history(run)) == 1
+    assert len(run_files.read_history(run)) == 1
     train(volumes, run, resume=True)
     losses = [
-        [(row["soft_ncut"], row["total"]) for row in runs.read_history(path)]
+        [(row["soft_ncut"], row["total"]) for row in run_files.read_history(path)]
         for path in (run, trained)
     ]
     assert losses[0] == losses[1]
@@ -162,14 +163,14 @@ def test_a_stopped_run_goes_on_to_the_numbers_of_an_unbroken_one(volumes, run, t
 
 def test_a_finished_run_can_be_given_more_epochs(volumes, finished):
     train(volumes, finished, TINY.replace(epochs=3), resume=True)
-    assert [row["epoch"] for row in runs.read_history(finished)] == [1, 2, 3]
+    assert [row["epoch"] for row in run_files.read_history(finished)] == [1, 2, 3]
     assert (finished / "previews" / "epoch-0003.png").exists()
-    assert runs.read_record(finished)["options"]["epochs"] == 3
+    assert run_files.read_record(finished)["options"]["epochs"] == 3
 
 
 def test_resuming_starts_where_there_is_nothing_yet(volumes, run):
     train(volumes, run, resume=True)
-    assert len(runs.read_history(run)) == 2
+    assert len(run_files.read_history(run)) == 2
 
 
 def test_resuming_with_other_options_names_them(volumes, finished):
@@ -202,7 +203,7 @@ def test_changes_made_during_training_are_written_to_the_history(volumes, run):
     )
     for _ in events:
         pass
-    changes = [row["changes"] for row in runs.read_history(run)]
+    changes = [row["changes"] for row in run_files.read_history(run)]
     assert changes == ["", "step 5: ncut_weight=0.9"]
 
 

@@ -58,15 +58,15 @@ def test_labels_keep_shape_and_voxel_size_and_agree_with_table_and_count(run, im
         rows = list(csv.DictReader(file))
     values = set(np.unique(labels.array)) - {0}
     assert {int(row["label"]) for row in rows} == values
-    assert one.result["count"] == len(values)
+    assert one.facts["count"] == len(values)
     baseline = read_volume(one.folder / "baseline_labels.tif").array
-    assert one.result["baseline_count"] == len(np.unique(baseline)) - 1
+    assert one.facts["baseline_count"] == len(np.unique(baseline)) - 1
 
 
 def test_the_result_says_how_it_was_made(run, image, tmp_path):
     (one,) = prediction.segment(run, image, out=tmp_path, cell_radius_um=3.0)
     result = json.loads((one.folder / "result.json").read_text(encoding="utf-8"))
-    assert result == one.result
+    assert result == one.facts
     assert result["cell_radius_um"] == 3.0
     assert result["settings"]["cell_radius_um"] == 3.0
     assert result["reason"] and result["classes"] in ([0], [1])
@@ -117,23 +117,16 @@ def test_a_file_without_voxel_size_takes_the_one_of_the_training(image, tmp_path
     settings = TINY.replace(voxel_size_um=(2.0, 1.0, 1.0), epochs=1)
     pipeline.train_run(bare, tmp_path / "run", settings)
     (one,) = prediction.segment(tmp_path / "run", bare)
-    assert one.result["voxel_size_um"] == [2.0, 1.0, 1.0]
+    assert one.facts["voxel_size_um"] == [2.0, 1.0, 1.0]
     (two,) = prediction.segment(tmp_path / "run", image)
-    assert two.result["voxel_size_um"] == [1.0, 0.5, 0.5]
+    assert two.facts["voxel_size_um"] == [1.0, 0.5, 0.5]
     (three,) = prediction.segment(tmp_path / "run", image, voxel_size_um=(3.0, 1.0, 1.0))
-    assert three.result["voxel_size_um"] == [3.0, 1.0, 1.0]
+    assert three.facts["voxel_size_um"] == [3.0, 1.0, 1.0]
 
 
 def test_options_of_the_training_cannot_change_afterwards(run, image):
     with pytest.raises(UserError, match="intensity_sigma belongs to the training"):
         prediction.segment(run, image, intensity_sigma=3.0)
-
-
-def test_more_labels_than_uint16_holds_are_written_as_uint32(tmp_path):
-    labels = np.zeros((8, 8, 8), np.int32)
-    labels[0, 0, 0] = 65_536
-    prediction._write_labels(tmp_path / "labels.tif", labels, (1, 1, 1))
-    assert read_volume(tmp_path / "labels.tif").array.dtype == np.uint32
 
 
 def test_published_weights_segment_without_training(image, tmp_path):
@@ -170,7 +163,7 @@ def test_a_radius_given_afterwards_splits_cells_and_leaves_the_class_map(run, im
     maps = []
     for radius in (3.0, 6.0):
         (found,) = prediction.segment(run, image, out=tmp_path / f"{radius}", cell_radius_um=radius)
-        assert found.result["cell_radius_um"] == radius
+        assert found.facts["cell_radius_um"] == radius
         maps.append(read_volume(found.folder / "foreground.tif").array)
     np.testing.assert_array_equal(*maps)
 

@@ -23,7 +23,7 @@ import nbformat
 import pytest
 
 from wnet_nb import checkpoint
-from wnet_nb.jobs import run_folder as runs
+from wnet_nb.files.run_files import read_history
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOK = ROOT / "notebooks" / "WNet3D_local.ipynb"
@@ -234,7 +234,7 @@ def test_a_user_goes_through_the_notebook(page, lab, record_property):
     wait_until(lambda: source_of(page, ".wnet-viewer >> nth=3") != picture, 10)
 
     run = folder / "runs" / "example"
-    changes = " ".join(row["changes"] for row in runs.read_history(run))
+    changes = " ".join(row["changes"] for row in read_history(run))
     assert "reconstruction_weight" in changes
     assert (run / "predictions" / "example" / "cells.csv").stat().st_size > 200
 
@@ -247,8 +247,8 @@ def test_a_closed_tab_loses_nothing_and_the_interrupt_button_keeps_the_model(pag
     wait_until(lambda: "WNet" not in page.title() and "widget-view" in notebook_text(folder), 20)
     run = folder / "runs" / "example"
     page.goto("about:blank")  # the tab is closed
-    before = len(runs.read_history(run))
-    wait_until(lambda: len(runs.read_history(run)) > before + 1, 60)
+    before = len(read_history(run))
+    wait_until(lambda: len(read_history(run)) > before + 1, 60)
 
     page.goto(address)
     wait_until(lambda: trains(page), 60)
@@ -258,7 +258,7 @@ def test_a_closed_tab_loses_nothing_and_the_interrupt_button_keeps_the_model(pag
     wait_until(lambda: status(page).startswith("Stopped, and"), 20)
     wait_until(lambda: (run / "predictions" / "example-2" / "cells.csv").exists(), 120)
     assert checkpoint.load_checkpoint(run).settings.base_channels == 8
-    assert 1 < len(runs.read_history(run)) < 300
+    assert 1 < len(read_history(run)) < 300
 
 
 def notebook_text(folder):

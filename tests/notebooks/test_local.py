@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from wnet_nb import checkpoint
+from wnet_nb.files.run_files import read_history
 from wnet_nb.files.volumes import read_volume
-from wnet_nb.jobs import run_folder as runs
 
 nbclient = pytest.importorskip("nbclient")
 ROOT = Path(__file__).resolve().parents[2]
@@ -80,7 +80,7 @@ def test_every_section_of_the_guide_is_there_in_order(notebook):
 def test_it_runs_from_top_to_bottom_and_leaves_a_run_that_can_be_read_back(executed):
     _, folder = executed
     run = folder / "runs" / "example"
-    history = runs.read_history(run)
+    history = read_history(run)
     assert [row["epoch"] for row in history] == [1, 2, 3]
     assert history[-1]["soft_ncut"] < history[0]["soft_ncut"]
     assert checkpoint.load_checkpoint(run).settings.base_channels == 4

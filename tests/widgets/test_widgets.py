@@ -10,8 +10,8 @@ import torch
 
 from wnet_nb import config, training, widgets
 from wnet_nb.figures.planes import Layout
+from wnet_nb.files.run_files import read_history
 from wnet_nb.files.volumes import Volume, write_volume
-from wnet_nb.jobs import run_folder as runs
 from wnet_nb.jobs import segment as prediction
 from wnet_nb.jobs.example import make_example
 from wnet_nb.widgets.affinity import AffinityPicture
@@ -338,7 +338,7 @@ def test_a_live_change_reaches_the_trainer_and_its_history(inputs, settings, tmp
 
     more = settings.replace(epochs=1, patches_per_volume=60)
     panel, result = asyncio.run(train(inputs, more, tmp_path, user))
-    changes = " ".join(row["changes"] for row in runs.read_history(result.run))
+    changes = " ".join(row["changes"] for row in read_history(result.run))
     assert "reconstruction_weight=0.1" in changes and "radius=3" in changes
     marked = " ".join(f"step {step}: {words}" for step, words in panel.monitor.changes.items())
     assert "reconstruction_weight = 0.1" in marked

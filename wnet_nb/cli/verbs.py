@@ -15,6 +15,9 @@ from wnet_nb.device import choose_device
 from wnet_nb.errors import UserError
 from wnet_nb.events import Finished
 from wnet_nb.figures import report
+from wnet_nb.figures.advice import read_losses
+from wnet_nb.files import run_files
+from wnet_nb.files.result import Result
 from wnet_nb.jobs import check as advice
 from wnet_nb.jobs import inputs
 from wnet_nb.jobs import run_folder as runs
@@ -54,7 +57,7 @@ def train(options: Namespace, speaker: Speaker) -> Outcome:
     """Train a run from beginning to end, or go on with one."""
     if not options.resume:
         runs.check_free(options.run)  # before the work of reading
-    elif not (Path(options.run) / runs.SETTINGS).exists():
+    elif not (Path(options.run) / run_files.SETTINGS).exists():
         speaker.remark(f"there is nothing to go on with in '{options.run}': a new training begins")
     settings = _settings(options, run=Path(options.run) if options.resume else None)
     if settings.base_channels >= LARGE_NETWORK and choose_device() == "cpu":
@@ -82,14 +85,14 @@ def train(options: Namespace, speaker: Speaker) -> Outcome:
 
 def _finish_training(events, run: Path, settings: Settings, speaker: Speaker) -> Outcome:
     seen = follow(events, speaker)
-    history = runs.read_history(run) if (run / runs.HISTORY).exists() else []
+    history = run_files.read_history(run) if (run / run_files.HISTORY).exists() else []
     if not isinstance(seen, Finished):
         speaker.remark(
             f"stopped after {len(history)} of {settings.epochs} epochs; the model and a report are "
             f"kept in '{run}': go on with the same command and --resume"
         )
         return 130, {"run": str(run), "finished": False, "epochs": len(history)}
-    sentences = advice.read_losses(history, settings)
+    sentences = read_losses(history, settings)
     for sentence in sentences:
         speaker.say(sentence)
     written = _written(run)
@@ -137,7 +140,7 @@ def segment(options: Namespace, speaker: Speaker) -> Outcome:
     if page:
         show_written([page], speaker)
     skipped = _as_json([*found.skipped, *failed])
-    return 0, {"results": [_prediction_json(one) for one in done], "skipped": skipped}
+    return 0, {"results": [_result_json(one) for one in done], "skipped": skipped}
 
 
 def _fetch(speaker: Speaker) -> checkpoint.Checkpoint:
@@ -153,7 +156,7 @@ def _fetch(speaker: Speaker) -> checkpoint.Checkpoint:
         bar.close()
 
 
-def _segment_one(volume, model, settings, out: Path, speaker: Speaker) -> prediction.Prediction:
+def _segment_one(volume, model, settings, out: Path, speaker: Speaker) -> Result:
     bar = speaker.bar(f"segmenting {volume.name}", 0, "tiles")
 
     def progress(done: int, total: int) -> None:
@@ -164,7 +167,7 @@ def _segment_one(volume, model, settings, out: Path, speaker: Speaker) -> predic
         found = prediction.segment_volume(volume, model, settings, out, progress=progress)
     finally:
         bar.close()
-    result = found.result
+    result = found.facts
     speaker.say(
         f"{found.name}: {prediction.count_in_words(result)}; "
         f"typical radius {result['cell_radius_um']:.3g} µm, {result['seconds']:g} s"
@@ -172,7 +175,7 @@ def _segment_one(volume, model, settings, out: Path, speaker: Speaker) -> predic
     speaker.say(f"  cells are {_classes(result['classes'])}: {result['reason']}")
     if found.folder.name != found.name:
         speaker.say(f"  '{found.name}' was there before and is kept; this is '{found.folder.name}'")
-    show_written(sorted(found.folder.iterdir()), speaker)
+    show_written(found.files, speaker)
     return found
 
 
@@ -215,16 +218,16 @@ def demo(options: Namespace, speaker: Speaker) -> Outcome:
         return status, trained
     speaker.say("4. cells")
     model = prediction.load_model(run)
-    cells = _segment_one(found.volumes[0], model, settings, run / runs.PREDICTIONS, speaker)
+    cells = _segment_one(found.volumes[0], model, settings, run / run_files.PREDICTIONS, speaker)
     speaker.say("5. against the truth, which the network has never seen")
-    scored = pipeline.score(cells.folder, truth)
+    scored = pipeline.score(cells, truth)
     show_scores(scored, speaker)
     seconds = time.perf_counter() - began
     speaker.say(f"everything is in '{out}', made in {seconds:.0f} s; look at these first:")
-    pictures = [cells.folder / name for name in ("overlay.png", "scores.png")]
-    show_written([run / report.REPORT, run / runs.PROGRESS, *pictures], speaker)
+    pictures = [cells.overlay, cells.scores_picture]
+    show_written([run / run_files.REPORT, run / run_files.PROGRESS, *pictures], speaker)
     result = {"out": str(out), "seconds": round(seconds, 1), "training": trained}
-    return 0, result | {"cells": _prediction_json(cells), "scores": scored.as_dict()}
+    return 0, result | {"cells": _result_json(cells), "scores": scored.as_dict()}
 
 
 def _settings(options: Namespace, run: Path | None = None) -> Settings:
@@ -232,17 +235,23 @@ def _settings(options: Namespace, run: Path | None = None) -> Settings:
     changes = config.parse_assignments(options.set)
     if options.settings:
         base = config.load_settings(options.settings)
-    elif run is not None and not options.preset and (run / runs.SETTINGS).exists():
-        base = config.from_mapping(runs.read_record(run)["options"])
-        options.preset = runs.read_record(run).get("preset")
+    elif run is not None and not options.preset and (run / run_files.SETTINGS).exists():
+        base = config.from_mapping(run_files.read_record(run)["options"])
+        options.preset = run_files.read_record(run).get("preset")
     else:
         base = config.preset(options.preset or "published")
     return base.replace(**changes)
 
 
 def _written(run: Path) -> list[Path]:
-    names = (report.REPORT, runs.SETTINGS, runs.HISTORY, runs.PROGRESS, runs.PREVIEWS)
-    names += (runs.VALIDATION, checkpoint.STATES, checkpoint.WEIGHTS)
+    names = (
+        run_files.REPORT,
+        run_files.SETTINGS,
+        run_files.HISTORY,
+        run_files.PROGRESS,
+        run_files.PREVIEWS,
+    )
+    names += (run_files.VALIDATION, checkpoint.STATES, checkpoint.WEIGHTS)
     return [run / name for name in names if (run / name).exists()]
 
 
@@ -254,6 +263,6 @@ def _as_json(skipped) -> list[dict[str, str]]:
     return [{"path": str(path), "reason": reason} for path, reason in skipped]
 
 
-def _prediction_json(one: prediction.Prediction) -> dict[str, Any]:
-    files = [str(path) for path in sorted(one.folder.iterdir())]
-    return one.result | {"folder": str(one.folder), "written": files}
+def _result_json(one: Result) -> dict[str, Any]:
+    files = [str(path) for path in one.files]
+    return one.facts | {"folder": str(one.folder), "written": files}

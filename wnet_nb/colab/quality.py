@@ -11,32 +11,33 @@ from pathlib import Path
 
 from wnet_nb.cells.scores import InstanceScores
 from wnet_nb.colab import drive as storage
-from wnet_nb.figures import findings, plots, report
-from wnet_nb.jobs import run_folder as runs
+from wnet_nb.figures import plots, report
+from wnet_nb.files.result import Result
+from wnet_nb.files.run_files import HISTORY, read_history
 from wnet_nb.jobs import train as pipeline
-from wnet_nb.jobs.segment import Prediction
+from wnet_nb.jobs.run_folder import versions
 
 FOLDER = "Quality Control"
 COLUMNS = ("volume", "method", "cells", "Dice", "F1")
 
 
-def write_quality(run: Path, found: Sequence[Prediction], truth: Path | None = None) -> Path:
+def write_quality(run: Path, found: Sequence[Result], truth: Path | None = None) -> Path:
     """Write loss curves, cells and scores of both methods, and versions; return the new folder.
 
     Parameters
     ----------
     run : Path
         Run folder.
-    found : sequence of Prediction
+    found : sequence of Result
         Cells of its volumes.
     truth : Path, optional
         True labels or points. F1 against labels is the mean over the overlaps of 0.1 to 0.9.
     """
     folder = storage.free_name(run / FOLDER)
     folder.mkdir()
-    figure = plots.plot_losses(runs.read_history(run))
+    figure = plots.plot_losses(read_history(run))
     (folder / "training_losses.png").write_bytes(plots.figure_png(figure))
-    shutil.copyfile(run / runs.HISTORY, folder / "training_evaluation.csv")
+    shutil.copyfile(run / HISTORY, folder / "training_evaluation.csv")
     rows = [row for one in found for row in _score(one, truth, folder)]
     if truth is not None:
         report.renew(run)
@@ -46,14 +47,14 @@ def write_quality(run: Path, found: Sequence[Prediction], truth: Path | None = N
     return folder
 
 
-def _score(one: Prediction, truth: Path | None, folder: Path) -> list[tuple]:
-    network = (one.name, "network", one.result["count"])
-    classical = (one.name, "classical", one.result["baseline_count"])
+def _score(one: Result, truth: Path | None, folder: Path) -> list[tuple]:
+    network = (one.name, "network", one.facts["count"])
+    classical = (one.name, "classical", one.facts["baseline_count"])
     if truth is None:
         return [network, classical]
-    scored = pipeline.keep_scores(one.folder, truth)
+    scored = pipeline.keep_scores(one, truth)
     if isinstance(scored.scores, InstanceScores):
-        shutil.copyfile(one.folder / findings.SCORES_PICTURE, folder / f"{one.name}_scores.png")
+        shutil.copyfile(one.scores_picture, folder / f"{one.name}_scores.png")
     f1 = [
         s.mean_f1 if isinstance(s, InstanceScores) else s.f1
         for s in (scored.scores, scored.baseline)
@@ -63,7 +64,7 @@ def _score(one: Prediction, truth: Path | None, folder: Path) -> list[tuple]:
 
 def version_log() -> str:
     """Return the versions that a result depends on, one a line."""
-    found = runs.versions() | {"system": platform.platform()}
+    found = versions() | {"system": platform.platform()}
     for name in ("ipywidgets", "ipykernel", "ipython", "gdown"):
         try:
             found[name] = version(name)

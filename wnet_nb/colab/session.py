@@ -24,7 +24,7 @@ from wnet_nb.errors import UserError
 from wnet_nb.events import EpochEnd, Event
 from wnet_nb.files import download as fetch
 from wnet_nb.files.published import PUBLISHED, fetch_published
-from wnet_nb.jobs import run_folder as runs
+from wnet_nb.files.run_files import SETTINGS
 from wnet_nb.jobs import segment as prediction
 from wnet_nb.jobs import train as pipeline
 from wnet_nb.jobs.inputs import Inputs
@@ -183,7 +183,7 @@ class Session:
             self.run = self._new_name(name.strip() or "run")
             return settings
         self.run = self._newest_run()
-        return config.load_settings(self.run / runs.SETTINGS)
+        return config.load_settings(self.run / SETTINGS)
 
     def _new_name(self, name: str) -> Path:
         """Return a run folder whose name no run has, here or on Drive."""

@@ -2,100 +2,78 @@
 
 from __future__ import annotations
 
-import csv
-import json
+import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from wnet_nb.errors import UserError
 from wnet_nb.figures import charts, plots
 from wnet_nb.figures.page import Html, date, facts, picture, put, table, tag
 from wnet_nb.figures.provenance import changed_options, describe_voxel_size, fingerprint, times
-from wnet_nb.jobs import run_folder as runs
+from wnet_nb.files.result import Result
+from wnet_nb.files.run_files import PREDICTIONS
 
-SCORES, SCORES_PICTURE = "scores.json", "scores.png"
 PRINT_DPI = 150
 
 
-@dataclass(frozen=True)
-class Cells:
-    """The cells of one volume, as they lie in a folder of the run's ``predictions``."""
-
-    folder: Path
-    result: dict[str, Any]  # the content of result.json
-
-    @cached_property
-    def rows(self) -> list[dict[str, str]]:
-        """The rows of cells.csv; none if somebody has taken it away."""
-        if not (self.folder / "cells.csv").exists():
-            return []
-        with (self.folder / "cells.csv").open(newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
-
-    @property
-    def volumes_um3(self) -> list[float]:
-        """Volume of each cell in µm³."""
-        return [float(row["volume_um3"]) for row in self.rows]
-
-    @property
-    def counts(self) -> str:
-        """Counts of both methods in words."""
-        result = self.result
-        return f"{result['count']:,} by the network, {result['baseline_count']:,} by the classical"
-
-    @cached_property
-    def scores(self) -> dict[str, Any] | None:
-        """The content of scores.json, where there was a truth to compare with."""
-        file = self.folder / SCORES
-        return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+def _rows(cells: Result) -> list[dict[str, Any]]:
+    """Return the rows of cells.csv; none, with a warning, if it cannot be read."""
+    try:
+        return cells.cells()
+    except UserError as error:
+        warnings.warn(f"the report goes without the sizes of cells: {error}", stacklevel=2)
+        return []
 
 
-def read_cells(run: Path) -> list[Cells]:
-    """Return the results in a run's ``predictions``, the newest last."""
-    files = (run / runs.PREDICTIONS).glob("[!.]*/result.json")
-    found = [Cells(file.parent, json.loads(file.read_text(encoding="utf-8"))) for file in files]
-    return sorted(found, key=lambda c: (c.result["made"], len(c.folder.name), c.folder.name))
+def _volumes_um3(rows: Sequence[Mapping[str, Any]]) -> list[float]:
+    """Return the volume of each cell in µm³."""
+    return [row["volume_um3"] for row in rows]
 
 
-def overview(found: Sequence[Cells]) -> Html:
+def _counts(cells: Result) -> str:
+    facts = cells.facts
+    return f"{facts['count']:,} by the network, {facts['baseline_count']:,} by the classical"
+
+
+def overview(found: Sequence[Result]) -> Html:
     """Return a table with one line per volume."""
     rows = [
         (
-            cells.result["name"],
-            f"{cells.result['count']:,}",
-            f"{cells.result['baseline_count']:,}",
-            _um3(np.median(cells.volumes_um3)) if cells.rows else "",
+            cells.facts["name"],
+            f"{cells.facts['count']:,}",
+            f"{cells.facts['baseline_count']:,}",
+            _um3(np.median(volumes)) if (volumes := _volumes_um3(_rows(cells))) else "",
         )
         for cells in found
     ]
     return table(("volume", "cells: network", "cells: classical", "median volume of a cell"), rows)
 
 
-def describe_found(cells: Cells, options: Mapping[str, Any], *, pictured: bool) -> Html:
+def describe_found(cells: Result, options: Mapping[str, Any], *, pictured: bool) -> Html:
     """Return what there is to say about the cells of a volume.
 
     Parameters
     ----------
-    cells : Cells
+    cells : Result
     options : mapping
         Of the run; those of the segmentation that differ are named.
     pictured : bool
         Whether to take in the pictures, which make up nearly all of a page.
     """
     overlay = sizes = scores = Html()
+    table_rows = _rows(cells)
     if pictured:
-        overlay = picture(cells.folder / "overlay.png", OVERLAY_CAPTION)
-        sizes = picture(_sizes_png(cells), SIZES_CAPTION) if cells.rows else sizes
+        overlay = picture(cells.overlay, OVERLAY_CAPTION)
+        sizes = picture(_sizes_png(cells, table_rows), SIZES_CAPTION) if table_rows else sizes
         if cells.scores and "rows" in cells.scores["scores"]:
-            scores = picture(cells.folder / SCORES_PICTURE, SCORES_CAPTION)
+            scores = picture(cells.scores_picture, SCORES_CAPTION)
     return put(
-        tag("h2", f"Cells of {cells.result['name']}"),
+        tag("h2", f"Cells of {cells.facts['name']}"),
         overlay,
-        facts(_facts(cells, options)),
+        facts(_facts(cells, table_rows, options)),
         *_describe_scores(cells.scores),
         tag("div", sizes, scores, kind="side"),
     )
@@ -117,20 +95,22 @@ SCORES_CAPTION = (
 )
 
 
-def _sizes_png(cells: Cells) -> bytes:
-    radius, share = cells.result["cell_radius_um"], cells.result["settings"]["minimum_size"]
-    figure = charts.plot_sizes(cells.volumes_um3, share * 4 / 3 * np.pi * radius**3)
+def _sizes_png(cells: Result, table_rows: Sequence[Mapping[str, Any]]) -> bytes:
+    radius, share = cells.facts["cell_radius_um"], cells.facts["settings"]["minimum_size"]
+    figure = charts.plot_sizes(_volumes_um3(table_rows), share * 4 / 3 * np.pi * radius**3)
     figure.set_dpi(PRINT_DPI)
     return plots.figure_png(figure)
 
 
-def _facts(cells: Cells, options: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    result, radius = cells.result, cells.result["cell_size"]
+def _facts(
+    cells: Result, table_rows: Sequence[Mapping[str, Any]], options: Mapping[str, Any]
+) -> list[tuple[str, Any]]:
+    result, radius = cells.facts, cells.facts["cell_size"]
     in_voxels = [round(length, 1) for length in radius["radius_voxels"]]
-    rows = [("Number of cells", f"{cells.counts} method")]
-    if cells.rows:
-        low, middle, high = np.percentile(cells.volumes_um3, (25, 50, 75))
-        cut = sum(row["touches_border"] == "1" for row in cells.rows)
+    rows = [("Number of cells", f"{_counts(cells)} method")]
+    if table_rows:
+        low, middle, high = np.percentile(_volumes_um3(table_rows), (25, 50, 75))
+        cut = sum(row["touches_border"] for row in table_rows)
         rows.append(
             ("Volume of a cell", f"median {_um3(middle)}; the middle half of the cells lies "
              f"between {_um3(low)} and {_um3(high)}. {cut:,} of the cells touch the edge of the "
@@ -147,7 +127,7 @@ def _facts(cells: Cells, options: Mapping[str, Any]) -> list[tuple[str, Any]]:
         rows.append(("Options changed after the training", ", ".join(changed)))
     network = "/".join(Path(result["model"]).parts[-2:])
     image = f"{result['file']} ({times(result['shape'])} voxels, {result['dtype']}, fingerprint "
-    files = sorted(path.name for path in cells.folder.iterdir() if path.name[0] != ".")
+    files = [path.name for path in cells.files]
     return [
         *rows,
         (
@@ -186,7 +166,7 @@ def _at_half(scores: Mapping[str, Any]) -> Mapping[str, float]:
     return next((row for row in scores.get("rows", ()) if row["threshold"] == 0.5), {})
 
 
-def sum_up_scores(found: Sequence[Cells]) -> str:
+def sum_up_scores(found: Sequence[Result]) -> str:
     """Return the mean F1 of both methods over the volumes with a truth; nothing without any."""
     both = [(c.scores["scores"], c.scores["baseline"]) for c in found if c.scores]
     pairs = [[one.get("mean_f1", one.get("f1")) for one in pair] for pair in both if all(pair)]
@@ -199,17 +179,17 @@ def sum_up_scores(found: Sequence[Cells]) -> str:
     )
 
 
-def describe_earlier(found: Sequence[Cells]) -> Html:
+def describe_earlier(found: Sequence[Result]) -> Html:
     """Return one line for each result that a newer one of the same volume stands for."""
     if not found:
         return Html()
-    lines = [tag("li", _folder(cells), f" {cells.counts} method") for cells in found]
+    lines = [tag("li", _folder(cells), f" {_counts(cells)} method") for cells in found]
     words = "The same volumes were segmented before. These results are kept:"
     return put(tag("h2", "Earlier results"), tag("p", words), tag("ul", *lines))
 
 
-def _folder(cells: Cells) -> Html:
-    return tag("code", f"{runs.PREDICTIONS}/{cells.folder.name}/")
+def _folder(cells: Result) -> Html:
+    return tag("code", f"{PREDICTIONS}/{cells.folder.name}/")
 
 
 def _um3(volume: float) -> str:

@@ -6,7 +6,6 @@ as a whole after a training, after cells were looked for, and after they were sc
 
 from __future__ import annotations
 
-import csv
 import warnings
 from collections.abc import Sequence
 from datetime import datetime
@@ -14,14 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from wnet_nb.config import from_mapping
-from wnet_nb.figures import findings, plots, provenance
-from wnet_nb.figures.findings import Cells
+from wnet_nb.figures import advice, findings, plots, provenance
 from wnet_nb.figures.page import Html, date, page, picture, put, table, tag
-from wnet_nb.jobs import check as advice
-from wnet_nb.jobs import run_folder as runs
+from wnet_nb.files import run_files
+from wnet_nb.files.result import Result
 from wnet_nb.whole_file import write_whole
 
-REPORT = "report.html"
 PICTURED = 12  # volumes with pictures; more would make a page that no mail takes
 Record, History = dict[str, Any], list[dict[str, Any]]
 
@@ -31,12 +28,12 @@ def renew(run: Path) -> Path | None:
 
     A full disk or a damaged file must not take the results along that are there.
     """
-    if not ((run / runs.SETTINGS).exists() and (run / runs.HISTORY).exists()):
+    if not ((run / run_files.SETTINGS).exists() and (run / run_files.HISTORY).exists()):
         return None
     try:
         return write_report(run)
     except (OSError, ValueError) as error:
-        warnings.warn(f"'{run / REPORT}' was not written: {error}", stacklevel=2)
+        warnings.warn(f"'{run / run_files.REPORT}' was not written: {error}", stacklevel=2)
         return None
 
 
@@ -51,10 +48,10 @@ def write_report(run: str | Path) -> Path:
         If a file cannot be read, or the report cannot be written.
     """
     run = Path(run)
-    record, history = runs.read_record(run), runs.read_history(run)
-    found = findings.read_cells(run)
-    newest = {cells.result["sha256"]: cells for cells in found}  # of each volume
-    shown = sorted(newest.values(), key=lambda cells: cells.result["name"])
+    record, history = run_files.read_record(run), run_files.read_history(run)
+    found = Result.find_all(run)
+    newest = {cells.facts["sha256"]: cells for cells in found}  # of each volume
+    shown = sorted(newest.values(), key=lambda cells: cells.facts["name"])
     title = f"Cells in 3D: {run.resolve().name}"
     now = datetime.now().astimezone().isoformat()
     dates = f"Trained on {date(record['started'])}. This page was written on {date(now)}."
@@ -72,18 +69,20 @@ def write_report(run: str | Path) -> Path:
         findings.describe_earlier([cells for cells in found if cells not in shown]),
         _training(run, record, history),
         provenance.describe_making(record),
-        provenance.describe_repeating(record, history, [cells.result for cells in shown]),
+        provenance.describe_repeating(record, history, [cells.facts for cells in shown]),
         provenance.describe_citing(record),
     )
-    write_whole(run / REPORT, lambda part: part.write_bytes(words.encode("utf-8", "replace")))
-    return run / REPORT
+    write_whole(
+        run / run_files.REPORT, lambda part: part.write_bytes(words.encode("utf-8", "replace"))
+    )
+    return run / run_files.REPORT
 
 
-def _summary(record: Record, history: History, shown: Sequence[Cells]) -> Html:
+def _summary(record: Record, history: History, shown: Sequence[Result]) -> Html:
     found: Any = "No cells have been looked for yet."
     if shown:
         network, classical = (
-            sum(cells.result[key] for cells in shown) for key in ("count", "baseline_count")
+            sum(cells.facts[key] for cells in shown) for key in ("count", "baseline_count")
         )
         found = put(
             "The network found ",
@@ -101,9 +100,9 @@ def _summary(record: Record, history: History, shown: Sequence[Cells]) -> Html:
     return tag("p", found, taught, curves, kind="lead")
 
 
-def _alarm(record: Record, shown: Sequence[Cells]) -> Html:
+def _alarm(record: Record, shown: Sequence[Result]) -> Html:
     """Say loudly of which volumes nobody knows the voxel size."""
-    facts = [cells.result for cells in shown] or record["inputs"]
+    facts = [cells.facts for cells in shown] or record["inputs"]
     names = [one["name"] for one in facts if one["voxel_size_source"] == "assumed"]
     if not names:
         return Html()
@@ -137,14 +136,13 @@ def _training(run: Path, record: Record, history: History) -> Html:
     if changes:
         words += [tag("h3", "Options changed by hand while it trained")]
         words += [table(("epoch", "from which step, and what"), changes)]
-    if (run / runs.VALIDATION).exists():
-        with (run / runs.VALIDATION).open(newline="", encoding="utf-8") as file:
-            *_, last = csv.DictReader(file)
+    if validation := run_files.read_validation(run):
+        epoch, dice = validation[-1]
         words.append(
             tag("p", f"Against the labels that were given, and never trained on, the Dice overlap "
-                f"was {float(last['dice']):.2f} after epoch {last['epoch']} (1 = the same voxels).")
+                f"was {dice:.2f} after epoch {epoch} (1 = the same voxels).")
         )  # fmt: skip
-    previews = sorted((run / runs.PREVIEWS).glob("[!.]*.png"))
+    previews = sorted((run / run_files.PREVIEWS).glob("[!.]*.png"))
     if previews:
         caption = (
             "One patch as the network saw it last: the image, where each class is sure (yellow), "

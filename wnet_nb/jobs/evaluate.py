@@ -20,9 +20,9 @@ from wnet_nb.cells.scores import (
     match_points,
 )
 from wnet_nb.errors import UserError
+from wnet_nb.files.result import BASELINE_LABELS, LABELS
 from wnet_nb.files.volumes import Volume, find_volumes, read_points, read_volume
 
-LABELS, BASELINE = "labels.tif", "baseline_labels.tif"
 TRUTH_KINDS = "labels?|truth|gt|masks?|cells|points|centroids|zyx"
 KINDS = rf"[ ._-](images?|{TRUTH_KINDS})$"
 ENDINGS = r"(\.ome)?\.(tiff?|csv)$"
@@ -83,7 +83,7 @@ def evaluate(
 
 def match_name(path: Path) -> str:
     """Return what two files of one volume have in common: `a` for a_image.tif and a/labels.tif."""
-    name = path.parent.name if path.name in (LABELS, BASELINE) else path.name
+    name = path.parent.name if path.name in (LABELS, BASELINE_LABELS) else path.name
     name = re.sub(ENDINGS, "", name, flags=re.IGNORECASE)
     while (shorter := re.sub(KINDS, "", name, flags=re.IGNORECASE)) != name and shorter:
         name = shorter
@@ -152,7 +152,7 @@ def _some(names: dict[str, Path]) -> str:
 def _evaluate_pair(name, prediction: Path, truth: Path, radius_um, voxel_size_um) -> Evaluation:
     labels = read_labels(prediction, voxel_size_um)
     arrays = [labels.array, None]
-    beside = prediction.with_name(BASELINE)
+    beside = prediction.with_name(BASELINE_LABELS)
     if prediction.name == LABELS and beside.exists():
         arrays[1] = read_labels(beside).array
     if truth.suffix.lower() == ".csv":

@@ -25,22 +25,19 @@ from wnet_nb.data import Prepared
 from wnet_nb.errors import UserError
 from wnet_nb.events import EpochEnd, Event, Started
 from wnet_nb.figures import plots
+from wnet_nb.files.run_files import (
+    HISTORY,
+    HISTORY_COLUMNS,
+    PREVIEWS,
+    PROGRESS,
+    SETTINGS,
+    VALIDATION,
+    read_record,
+    read_validation,
+)
 from wnet_nb.files.volumes import Volume, find_volumes
 from wnet_nb.whole_file import sha256, write_whole
 
-SETTINGS, HISTORY, PROGRESS = "settings.json", "history.csv", "progress.png"
-PREVIEWS, PREDICTIONS, VALIDATION = "previews", "predictions", "validation.csv"
-COLUMNS = (
-    "epoch",
-    "step",
-    "soft_ncut",
-    "reconstruction",
-    "total",
-    "learning_rate",
-    "seconds",
-    "peak_memory_mb",
-    "changes",
-)
 LIBRARIES = ("torch", "numpy", "scipy", "scikit-image", "tifffile", "safetensors")
 
 
@@ -68,46 +65,6 @@ def check_free(path: str | Path) -> None:
             f"'{path}' is not empty and a run is never overwritten; choose another folder, or "
             f"{advice}"
         )
-
-
-def read_record(run: str | Path) -> dict[str, Any]:
-    """Return the content of a run's ``settings.json``.
-
-    Raises
-    ------
-    UserError
-        If it is missing or cannot be read.
-    """
-    path = Path(run) / SETTINGS
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        record["options"] = from_mapping(record["options"]).as_dict()
-    except FileNotFoundError:
-        raise UserError(f"'{run}' is not a run folder: it holds no {SETTINGS}") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"'{path}' cannot be read ({error}); start a new run") from None
-    return record
-
-
-def read_history(run: str | Path) -> list[dict[str, Any]]:
-    """Return the rows of a run's ``history.csv``, numbers as numbers.
-
-    Raises
-    ------
-    UserError
-        If it is missing or not a history.
-    """
-    path = Path(run) / HISTORY
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        whole, words = ("epoch", "step", "peak_memory_mb"), ("changes",)
-        return [
-            {k: v if k in words else (int(v) if k in whole else float(v)) for k, v in row.items()}
-            for row in rows
-        ]
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"'{path}' is not a readable history: {error}") from None
 
 
 def open_run(path: str | Path, settings: Settings, volumes: Sequence[Volume]) -> Path:
@@ -234,14 +191,11 @@ class RunRecorder:
         self._write(SETTINGS, json.dumps(record, indent=2, ensure_ascii=False).encode())
 
     def _write_history(self) -> None:
-        self._write(HISTORY, _as_csv(COLUMNS, self.history))
+        self._write(HISTORY, _as_csv(HISTORY_COLUMNS, self.history))
 
     def _write_validation(self, epoch: int, dice: float) -> None:
-        path, rows = self.run / VALIDATION, []
-        if path.exists():
-            with path.open(newline="", encoding="utf-8") as file:
-                rows = [row for row in csv.DictReader(file) if int(row["epoch"]) < epoch]
-        rows.append({"epoch": epoch, "dice": dice})
+        before = [row for row in read_validation(self.run) if row[0] < epoch]
+        rows = [{"epoch": at, "dice": score} for at, score in [*before, (epoch, dice)]]
         self._write(VALIDATION, _as_csv(("epoch", "dice"), rows))
 
     def _write_pictures(self, event: EpochEnd) -> None:

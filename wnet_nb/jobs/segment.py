@@ -5,21 +5,19 @@ A result never replaces an older one, and its folder appears only when everythin
 
 from __future__ import annotations
 
-import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from wnet_nb import checkpoint
-from wnet_nb.cells import classical as baseline
+from wnet_nb.cells.classical import voronoi_otsu
 from wnet_nb.cells.measure import measure_cells
 from wnet_nb.cells.outlines import Instances, segment_instances
 from wnet_nb.checkpoint import Checkpoint
@@ -28,7 +26,9 @@ from wnet_nb.device import choose_device
 from wnet_nb.errors import UserError
 from wnet_nb.figures import plots, report
 from wnet_nb.files.published import PUBLISHED, fetch_published
-from wnet_nb.files.volumes import Volume, write_table, write_volume
+from wnet_nb.files.result import Result
+from wnet_nb.files.run_files import PREDICTIONS, is_run
+from wnet_nb.files.volumes import Volume
 from wnet_nb.inference import predict_volume
 from wnet_nb.jobs import check as advice
 from wnet_nb.jobs import run_folder as runs
@@ -44,26 +44,6 @@ SEGMENT_OPTIONS = (
 )
 
 IN_MEMORY_VALUES = 2**25  # class probabilities kept in memory (128 MB); more go through a file
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The cells of one volume and where they were written.
-
-    Attributes
-    ----------
-    name : str
-        Of the volume.
-    folder : Path
-        Holds labels.tif, foreground.tif, baseline_labels.tif, cells.csv, overlay.png and
-        result.json.
-    result : dict
-        The content of result.json: counts, cell radius, classes and why, settings.
-    """
-
-    name: str
-    folder: Path
-    result: dict[str, Any]
 
 
 def load_model(
@@ -126,7 +106,7 @@ def segment(
     *,
     out: str | Path | None = None,
     **changes: Any,
-) -> list[Prediction]:
+) -> list[Result]:
     """Segment every volume of a file or folder: cells, measurements, and the classical result.
 
     Parameters
@@ -142,7 +122,7 @@ def segment(
 
     Returns
     -------
-    list of Prediction
+    list of Result
         One per volume.
     """
     model = load_model(source)
@@ -159,8 +139,8 @@ def default_out(source: str | Path) -> Path:
     """Return ``predictions`` in a run folder, else in the current one."""
     run = Path(source)
     if not (run / checkpoint.WEIGHTS).exists():
-        run = run.parent if (run.parent / runs.SETTINGS).exists() else Path()
-    return run / runs.PREDICTIONS
+        run = run.parent if is_run(run.parent) else Path()
+    return run / PREDICTIONS
 
 
 def segment_volume(
@@ -170,7 +150,7 @@ def segment_volume(
     out: Path,
     *,
     progress: Callable[[int, int], None] | None = None,
-) -> Prediction:
+) -> Result:
     """Segment one volume and write ``out/NAME`` (or NAME-2, NAME-3: nothing is overwritten).
 
     The folder appears when it is complete.
@@ -196,13 +176,13 @@ def segment_volume(
     """
     began = time.perf_counter()
     # As the training had it: a cell radius given afterwards splits cells, and changes no class map.
-    prepared, found = prepare_volume(
+    prepared, estimated = prepare_volume(
         volume, model.settings, otherwise_radius_um=settings.cell_radius_um
     )
     if prepared.normalisation.high <= prepared.normalisation.low:
         raise UserError(f"'{volume.name}' has the same value everywhere")
-    with _new_folder(out, volume.name) as (folder, final):
-        with _scratch_file(folder, volume.array.size * settings.n_classes) as file:
+    with Result.write_new(out, volume.name) as found:
+        with _scratch_file(found.folder, volume.array.size * settings.n_classes) as file:
             probabilities = predict_volume(
                 model.model,
                 prepared,
@@ -212,7 +192,7 @@ def segment_volume(
                 out=file,
                 progress=progress,
             )
-            known = settings.cell_radius_um or found or model.settings.cell_radius_um
+            known = settings.cell_radius_um or estimated or model.settings.cell_radius_um
             del prepared  # as large as the volume, and no longer needed
             cells = segment_instances(
                 probabilities,
@@ -226,34 +206,33 @@ def segment_volume(
             del probabilities
         radius = cells.cell_size.radius_um
         size = volume.voxel_size_um
-        _write_labels(folder / "labels.tif", cells.labels, size)
-        write_volume(folder / "foreground.tif", cells.foreground, voxel_size_um=size)
+        found.write_labels(cells.labels, size)
+        found.write_foreground(cells.foreground, size)
         table = measure_cells(cells.labels, volume.array, voxel_size_um=size)
-        write_table(folder / "cells.csv", table)
-        result = describe_cells(volume, cells, settings, model)
-        result["cut_by_edge"] = int(table["touches_border"].sum())
+        found.write_cells(table)
+        facts = describe_cells(volume, cells, settings, model)
+        facts["cut_by_edge"] = int(table["touches_border"].sum())
         labels = cells.labels
         del cells  # the foreground is written; the baseline needs the room
-        classical = baseline.voronoi_otsu(volume.array, voxel_size_um=size, cell_radius_um=radius)
-        _write_labels(folder / "baseline_labels.tif", classical, size)
+        classical = voronoi_otsu(volume.array, voxel_size_um=size, cell_radius_um=radius)
+        found.write_baseline_labels(classical, size)
         figure = plots.plot_overlay(
             volume.array, labels, classical, voxel_size_um=size, name=volume.name
         )
-        (folder / "overlay.png").write_bytes(plots.figure_png(figure))
-        result["baseline_count"] = int(classical.max())
-        result["seconds"] = round(time.perf_counter() - began, 1)
-        text = json.dumps(result, indent=2, ensure_ascii=False)
-        (folder / "result.json").write_text(text, encoding="utf-8")
-    return Prediction(volume.name, final, result)
+        found.write_overlay(plots.figure_png(figure))
+        facts["baseline_count"] = int(classical.max())
+        facts["seconds"] = round(time.perf_counter() - began, 1)
+        found.write_facts(facts)
+    return found
 
 
-def count_in_words(result: Mapping[str, Any]) -> str:
+def count_in_words(facts: Mapping[str, Any]) -> str:
     """Say how many cells a ``result.json`` counts, and what one should know of that number."""
-    count, cut = result["count"], result["cut_by_edge"]
+    count, cut = facts["count"], facts["cut_by_edge"]
     words = f"{count} cell{'' if count == 1 else 's'}"
     if cut:
         words += f", {cut} of them cut by the edge of the volume"
-    words += f" (classical method: {result['baseline_count']})"
+    words += f" (classical method: {facts['baseline_count']})"
     if not count:
         words += "; nothing stood out enough: look at foreground.tif, lower minimum_size or "
         words += "cell_radius_um, or name the right class with foreground_classes"
@@ -285,23 +264,3 @@ def describe_cells(
         "settings": {name: settings.as_dict()[name] for name in SEGMENT_OPTIONS},
         "versions": runs.versions(),
     }
-
-
-def _write_labels(path: Path, labels: np.ndarray, voxel_size_um) -> None:
-    dtype = np.uint16 if labels.max(initial=0) <= np.iinfo(np.uint16).max else np.uint32
-    write_volume(path, labels.astype(dtype), voxel_size_um=voxel_size_um)
-
-
-@contextmanager
-def _new_folder(parent: Path, name: str) -> Iterator[tuple[Path, Path]]:
-    """Yield a hidden folder to fill and its final name, taken when the block ends well."""
-    parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=parent, prefix=f".{name}-", suffix=".part") as scratch:
-        work = Path(scratch) / "result"
-        work.mkdir()
-        final, number = parent / name, 1
-        while final.exists():
-            number += 1
-            final = parent / f"{name}-{number}"
-        yield work, final
-        work.rename(final)

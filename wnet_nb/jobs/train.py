@@ -5,7 +5,6 @@ The command line and the notebooks both call these; nothing here prints or draws
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 
@@ -16,8 +15,9 @@ from wnet_nb.cells.scores import InstanceScores
 from wnet_nb.config import Settings
 from wnet_nb.errors import UserError
 from wnet_nb.events import Event, Finished
-from wnet_nb.figures import findings, plots, report
+from wnet_nb.figures import plots, report
 from wnet_nb.files.published import PUBLISHED, fetch_published
+from wnet_nb.files.result import Result
 from wnet_nb.files.volumes import Volume, find_volumes, write_volume
 from wnet_nb.jobs import run_folder as runs
 from wnet_nb.jobs.evaluate import Evaluation, evaluate, match_name, read_labels
@@ -25,7 +25,6 @@ from wnet_nb.jobs.example import make_example
 from wnet_nb.jobs.inputs import Inputs, read_inputs, require_volumes
 from wnet_nb.jobs.prepare import prepare_volume
 from wnet_nb.jobs.segment import segment
-from wnet_nb.whole_file import write_whole
 
 __all__ = [
     "Evaluation",
@@ -175,29 +174,28 @@ def make_demo_files(out: Path, seed: int) -> tuple[Path, Path]:
     )
 
 
-def score(folder: Path, truth: str | Path) -> Evaluation:
+def score(found: Result, truth: str | Path) -> Evaluation:
     """Score the cells of one volume (see `keep_scores`) and renew the report of its run."""
-    scored = keep_scores(folder, truth)
-    report.renew(folder.parent.parent)
+    scored = keep_scores(found, truth)
+    report.renew(found.folder.parent.parent)
     return scored
 
 
-def keep_scores(folder: Path, truth: str | Path) -> Evaluation:
+def keep_scores(found: Result, truth: str | Path) -> Evaluation:
     """Score the cells of one volume and keep that beside them, for the report of the run.
 
     Parameters
     ----------
-    folder : Path
-        Of a `Prediction`. ``scores.json`` and, for true labels, ``scores.png`` (F1 against overlap,
+    found : Result
+        ``scores.json`` and, for true labels, ``scores.png`` (F1 against overlap,
         network and classical) are written there, in place of earlier ones.
     truth : str or Path
         True labels or points; see `evaluate`.
     """
-    (scored,) = evaluate(folder, truth)
-    words = json.dumps(scored.as_dict(), indent=2, ensure_ascii=False)
-    write_whole(folder / findings.SCORES, lambda part: part.write_text(words, encoding="utf-8"))
+    (scored,) = evaluate(found.folder, truth)
+    png = None
     if isinstance(scored.scores, InstanceScores):
         figure = plots.plot_scores(scored.scores, scored.baseline, title=scored.name)
         png = plots.figure_png(figure)
-        write_whole(folder / findings.SCORES_PICTURE, lambda part: part.write_bytes(png))
+    found.write_scores(scored.as_dict(), png)
     return scored

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import csv
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from html import escape
@@ -16,12 +15,12 @@ from IPython.display import display
 
 from wnet_nb.cells.scores import InstanceScores
 from wnet_nb.figures import plots, report
-from wnet_nb.files.volumes import Volume, read_volume
+from wnet_nb.files.result import Result
+from wnet_nb.files.run_files import PREDICTIONS
+from wnet_nb.files.volumes import Volume
 from wnet_nb.jobs import evaluate as evaluation
-from wnet_nb.jobs import run_folder as runs
 from wnet_nb.jobs import segment as prediction
 from wnet_nb.jobs import train as pipeline
-from wnet_nb.jobs.segment import Prediction
 from wnet_nb.widgets.busy_cell import StopInPlace, attend, explain
 from wnet_nb.widgets.option_form import RED, message
 from wnet_nb.widgets.training_panel import Trained
@@ -33,7 +32,7 @@ async def find_cells(
     volumes: Sequence[Volume],
     changes: Mapping[str, Any] | None = None,
     folder: str | Path | None = None,
-) -> list[Prediction]:
+) -> list[Result]:
     """Find the cells of whole volumes and write them; shows a progress bar and what was written.
 
     Parameters
@@ -47,7 +46,7 @@ async def find_cells(
 
     Returns
     -------
-    list of Prediction
+    list of Result
         Of the volumes that worked; the panel names the others with the reason.
 
     Raises
@@ -58,7 +57,7 @@ async def find_cells(
     bar = widgets.FloatProgress(min=0, max=len(volumes), layout={"width": "98%"})
     status, lines = widgets.HTML(), widgets.HTML()
     display(Panel([bar, status, lines]))
-    out = Path(folder) if folder else trained.run / runs.PREDICTIONS
+    out = Path(folder) if folder else trained.run / PREDICTIONS
     settings = prediction.segment_settings(trained.model, dict(changes or {}))
     done, told, wishes = [], [], []
     progress: dict[str, float] = {"share": 0.0}
@@ -102,9 +101,9 @@ async def find_cells(
     return done
 
 
-def _describe(found: Prediction) -> str:
-    result = found.result
-    files = ", ".join(path.name for path in sorted(found.folder.iterdir()))
+def _describe(found: Result) -> str:
+    result = found.facts
+    files = ", ".join(path.name for path in found.files)
     return (
         f"<b>{escape(found.name)}:</b> {prediction.count_in_words(result)}; typical radius "
         f"{result['cell_radius_um']:.3g} µm. "
@@ -112,26 +111,20 @@ def _describe(found: Prediction) -> str:
     )
 
 
-def view_cells(found: Prediction, volume: Volume) -> Viewer:
+def view_cells(found: Result, volume: Volume) -> Viewer:
     """Return a viewer with the network's cells left of a curtain, the classical ones right."""
-    result = found.result
+    result = found.facts
     return Viewer(
         volume.array,
         voxel_size_um=volume.voxel_size_um,
         overlays={
-            f"network, {result['count']} cells": _labels(found.folder / "labels.tif"),
-            f"classical, {result['baseline_count']} cells": _labels(
-                found.folder / "baseline_labels.tif"
-            ),
+            f"network, {result['count']} cells": np.asarray(found.labels()),
+            f"classical, {result['baseline_count']} cells": np.asarray(found.baseline_labels()),
         },
     )
 
 
-def _labels(path: Path) -> np.ndarray:
-    return np.asarray(read_volume(path).array)
-
-
-def show_scores(found: Sequence[Prediction], truth: str | Path | None) -> widgets.Widget:
+def show_scores(found: Sequence[Result], truth: str | Path | None) -> widgets.Widget:
     """Return F1 against overlap and Dice for each volume, or why there is none."""
     if truth is None:
         return widgets.HTML(
@@ -141,7 +134,7 @@ def show_scores(found: Sequence[Prediction], truth: str | Path | None) -> widget
     parts = []
     for one in found:
         try:
-            scored = pipeline.keep_scores(one.folder, truth)
+            scored = pipeline.keep_scores(one, truth)
         except (ValueError, OSError) as error:
             parts.append(widgets.HTML(message(f"{one.name}: {error}.", RED)))
             continue
@@ -175,7 +168,7 @@ class CellTable(Panel):
 
     Parameters
     ----------
-    found : Prediction
+    found : Result
     viewer : Viewer, optional
         From `view_cells`.
     """
@@ -191,13 +184,9 @@ class CellTable(Panel):
         ("touches_border", "cut by edge", 13, "d"),
     )
 
-    def __init__(self, found: Prediction, viewer: Viewer | None = None) -> None:
+    def __init__(self, found: Result, viewer: Viewer | None = None) -> None:
         self.viewer = viewer
-        with (found.folder / "cells.csv").open(newline="", encoding="utf-8") as file:
-            self.rows = [
-                {k: float(row[k] or "nan") for k, *_ in self.COLUMNS}
-                for row in csv.DictReader(file)
-            ]
+        self.rows = [{k: row[k] for k, *_ in self.COLUMNS} for row in found.cells()]
         self.by = widgets.Dropdown(
             options=[(title, name) for name, title, *_ in self.COLUMNS],
             description="sort by",

@@ -22,8 +22,8 @@ from wnet_nb.checkpoint import Checkpoint
 from wnet_nb.config import LIVE, Settings
 from wnet_nb.errors import UserError
 from wnet_nb.events import Event, Finished, StepEnd
-from wnet_nb.jobs import check as advice
-from wnet_nb.jobs import run_folder as runs
+from wnet_nb.figures.advice import read_losses
+from wnet_nb.files.run_files import read_history
 from wnet_nb.jobs import segment as prediction
 from wnet_nb.jobs import train as pipeline
 from wnet_nb.jobs.inputs import Inputs
@@ -59,7 +59,7 @@ class Trained:
     @property
     def advice(self) -> str:
         """What the loss curves say."""
-        return "\n".join(advice.read_losses(self.history, self.model.settings))
+        return "\n".join(read_losses(self.history, self.model.settings))
 
 
 class Dashboard(Panel):
@@ -327,7 +327,7 @@ class Dashboard(Panel):
     def _result(self, finished: bool) -> Trained:
         if not (self.run / checkpoint.WEIGHTS).exists():
             raise StopInPlace("Stopped before the first step: there is no model to keep.")
-        history = tuple(runs.read_history(self.run))
+        history = tuple(read_history(self.run))
         return Trained(self.run, prediction.load_model(self.run), history, finished)
 
     def _told(self, error: Exception) -> Exception:

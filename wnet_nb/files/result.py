@@ -1,0 +1,261 @@
+"""A folder of results, the cells of one volume: the only place that knows its file names.
+
+It appears under its name when everything is in it, and never replaces an older one.
+"""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wnet_nb.errors import UserError
+from wnet_nb.files.run_files import ALL_CELLS, ALL_VOLUMES, PREDICTIONS
+from wnet_nb.files.volumes import read_volume
+from wnet_nb.files.writing import write_table, write_volume
+from wnet_nb.whole_file import write_whole
+
+LABELS = "labels.tif"
+FOREGROUND = "foreground.tif"
+BASELINE_LABELS = "baseline_labels.tif"
+CELLS = "cells.csv"
+OVERLAY = "overlay.png"
+FACTS = "result.json"
+SCORES = "scores.json"
+SCORES_PICTURE = "scores.png"
+
+
+class Result:
+    """The cells of one volume, as they lie in a folder ``predictions/NAME``.
+
+    Parameters
+    ----------
+    folder : str or Path
+
+    Attributes
+    ----------
+    folder : Path
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+
+    def __repr__(self) -> str:
+        """Return the class and its folder."""
+        return f"Result('{self.folder}')"
+
+    @classmethod
+    def find_all(cls, run: str | Path) -> list[Result]:
+        """Return the results of a run, the newest last; one that cannot be read brings a warning.
+
+        Parameters
+        ----------
+        run : str or Path
+            A run folder, or any folder with ``predictions`` in it.
+        """
+        found = []
+        for file in (Path(run) / PREDICTIONS).glob(f"[!.]*/{FACTS}"):
+            try:
+                one = cls(file.parent)
+                found.append(((one.made, len(one.folder.name), one.folder.name), one))
+            except UserError as error:
+                warnings.warn(f"a result is left aside: {error}", stacklevel=2)
+        return [one for _, one in sorted(found, key=lambda pair: pair[0])]
+
+    @classmethod
+    @contextmanager
+    def write_new(cls, parent: str | Path, name: str) -> Iterator[Result]:
+        """Yield a result in a hidden folder, to be filled; it gets a free name when all went well.
+
+        Parameters
+        ----------
+        parent : str or Path
+            Folder of results; made if it is not there.
+        name : str
+            Of the volume. Where a result has it already, the new one becomes NAME-2, NAME-3.
+        """
+        parent, name = Path(parent), name.lstrip(".") or "volume"  # never hidden, never a parent
+        parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=parent, prefix=f".{name}-", suffix=".part") as scratch:
+            result = cls(Path(scratch) / "result")
+            result.folder.mkdir()
+            yield result
+            result.folder = _move_to_free_name(result.folder, parent, name)
+
+    # ------------------------------------------------------------------ reading
+
+    @cached_property
+    def facts(self) -> dict[str, Any]:
+        """The content of result.json: counts, cell radius, classes and why, settings."""
+        return _read_json(self.folder / FACTS, needed=("name", "made", "count"))
+
+    @property
+    def name(self) -> str:
+        """Name of the volume."""
+        return self.facts["name"]
+
+    @property
+    def made(self) -> str:
+        """When it was made, ISO 8601 with the time zone."""
+        return self.facts["made"]
+
+    @property
+    def files(self) -> list[Path]:
+        """All files of the folder, by name."""
+        return sorted(path for path in self.folder.iterdir() if not path.name.startswith("."))
+
+    @property
+    def overlay(self) -> Path:
+        """Where the picture of the outlines is."""
+        return self.folder / OVERLAY
+
+    @property
+    def scores_picture(self) -> Path:
+        """Where the picture of the scores is, if there was a truth with labels."""
+        return self.folder / SCORES_PICTURE
+
+    def labels(self) -> np.ndarray:
+        """Return the cells, (Z, Y, X) uint16 or uint32: 0 background, 1 to n the cells."""
+        return read_volume(self.folder / LABELS).array
+
+    def foreground(self) -> np.ndarray:
+        """Return the probability of the classes that are cells, (Z, Y, X) float32 in 0-1."""
+        return read_volume(self.folder / FOREGROUND).array
+
+    def baseline_labels(self) -> np.ndarray:
+        """Return the cells that the same steps find without a network, as `labels` does."""
+        return read_volume(self.folder / BASELINE_LABELS).array
+
+    @property
+    def scores(self) -> dict[str, Any] | None:
+        """The content of scores.json, where there was a truth to compare with."""
+        file = self.folder / SCORES
+        return _read_json(file, needed=("scores", "truth")) if file.exists() else None
+
+    def cells(self) -> list[dict[str, Any]]:
+        """Return the rows of cells.csv, one per cell: numbers as float, yes and no as bool.
+
+        A table that a spreadsheet program has saved again, with semicolons or tabs and decimal
+        commas, is read as well. An empty field is NaN.
+
+        Raises
+        ------
+        UserError
+            If the file is missing, or a field holds something else; says where.
+        """
+        path = self.folder / CELLS
+        try:
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(
+                f"'{path}' cannot be read ({error}); segment the volume again"
+            ) from None
+        heading = lines[0] if lines else ""
+        separator = max(",;\t", key=heading.count)
+        rows = list(csv.reader(lines, delimiter=separator))
+        names = [name.strip() for name in rows[0]] if rows else []
+        if "label" not in names:
+            raise UserError(f"'{path}' has no column 'label'; segment the volume again")
+        return [
+            _read_row(path, number, names, row)
+            for number, row in enumerate(rows[1:], start=2)
+            if any(field.strip() for field in row)
+        ]
+
+    # ------------------------------------------------------------------ writing
+
+    def write_labels(self, labels: np.ndarray, voxel_size_um: Sequence[float]) -> None:
+        """Write labels.tif from integer labels (Z, Y, X)."""
+        _write_labels(self.folder / LABELS, labels, voxel_size_um)
+
+    def write_baseline_labels(self, labels: np.ndarray, voxel_size_um: Sequence[float]) -> None:
+        """Write baseline_labels.tif from integer labels (Z, Y, X)."""
+        _write_labels(self.folder / BASELINE_LABELS, labels, voxel_size_um)
+
+    def write_foreground(self, foreground: np.ndarray, voxel_size_um: Sequence[float]) -> None:
+        """Write foreground.tif from probabilities (Z, Y, X) float32 in 0-1."""
+        write_volume(self.folder / FOREGROUND, foreground, voxel_size_um=voxel_size_um)
+
+    def write_cells(self, columns: Mapping[str, Sequence[object]]) -> None:
+        """Write cells.csv from columns of one length."""
+        write_table(self.folder / CELLS, columns)
+
+    def write_overlay(self, png: bytes) -> None:
+        """Write overlay.png."""
+        self.overlay.write_bytes(png)
+
+    def write_facts(self, facts: Mapping[str, Any]) -> None:
+        """Write result.json from JSON values."""
+        _write_json(self.folder / FACTS, facts)
+        self.__dict__.pop("facts", None)
+
+    def write_scores(self, scores: Mapping[str, Any], png: bytes | None = None) -> None:
+        """Write scores.json and, if there is a picture, scores.png, in place of earlier ones."""
+        _write_json(self.folder / SCORES, scores)
+        if png is not None:
+            write_whole(self.scores_picture, lambda part: part.write_bytes(png))
+
+
+def _move_to_free_name(folder: Path, parent: Path, name: str) -> Path:
+    for number in itertools.count(1):
+        final = parent / (name if number == 1 else f"{name}-{number}")
+        if final.exists() or final.name in (ALL_CELLS, ALL_VOLUMES):
+            continue
+        try:
+            return folder.rename(final)
+        except OSError:
+            if not final.exists():  # else somebody took the name just now
+                raise
+
+
+def _write_labels(path: Path, labels: np.ndarray, voxel_size_um: Sequence[float]) -> None:
+    dtype = np.uint16 if labels.max(initial=0) <= np.iinfo(np.uint16).max else np.uint32
+    write_volume(path, labels.astype(dtype), voxel_size_um=voxel_size_um)
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    words = json.dumps(content, indent=2, ensure_ascii=False)
+    write_whole(path, lambda part: part.write_text(words, encoding="utf-8"))
+
+
+def _read_json(path: Path, needed: Sequence[str]) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"'{path}' cannot be read ({error}); segment the volume again") from None
+    missing = [name for name in needed if not isinstance(content, dict) or name not in content]
+    if missing:
+        raise UserError(f"'{path}' lacks '{missing[0]}'; segment the volume again")
+    return content
+
+
+def _read_row(path: Path, number: int, names: list[str], row: list[str]) -> dict[str, Any]:
+    if len(row) < len(names):
+        raise UserError(f"line {number} of '{path}' is cut short; segment the volume again")
+    return {
+        name: _read_field(field.strip(), f"'{name}' in line {number} of '{path}'")
+        for name, field in zip(names, row, strict=False)
+    }
+
+
+def _read_field(field: str, where: str) -> float | bool:
+    if field in ("yes", "no"):
+        return field == "yes"
+    if not field:
+        return float("nan")
+    try:
+        return float(field.replace(",", "."))
+    except ValueError:
+        raise UserError(
+            f"{where} is '{field}' and no number; save the table as plain CSV, or segment the "
+            "volume again"
+        ) from None
