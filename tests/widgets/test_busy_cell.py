@@ -164,6 +164,62 @@ def test_the_interrupt_button_is_a_wish_and_the_cell_ends_well(kernel):
     assert finish(kernel.client, asked) == "['interrupt']\n"
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="an interrupt is no signal there")
+def test_a_second_interrupt_ends_the_cell_and_the_work(kernel):
+    run(kernel.client, "task = asyncio.ensure_future(work(9)); seen.clear()")
+    asked = start(kernel.client, "await attend(task, lambda: seen.append('interrupt'))")
+    for _ in range(2):
+        time.sleep(0.5)
+        kernel.manager.interrupt_kernel()
+    message = wait_for(kernel.client, asked, lambda m: m["msg_type"] == "error")
+    assert message["content"]["traceback"] == ["Broken off after a second interrupt."]
+    time.sleep(0.5)  # a cell that is sent at once would be dropped for the error before it
+    assert run(kernel.client, "print(seen, task.cancelled())") == "['interrupt'] True\n"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="an interrupt is no signal there")
+def test_the_interrupt_button_is_heard_between_cells_by_work_that_asks_for_it(kernel):
+    source = """
+    from wnet_nb.widgets.busy_cell import interrupt_between_cells
+
+    async def listen():
+        with interrupt_between_cells(lambda: seen.append("interrupt")) as renew:
+            for _ in range(100):
+                renew()
+                await asyncio.sleep(0.02)
+
+    seen.clear()
+    task = asyncio.ensure_future(listen())
+    """
+    run(kernel.client, source)
+    time.sleep(0.5)
+    kernel.manager.interrupt_kernel()
+    time.sleep(0.3)
+    assert run(kernel.client, "print(seen); await task") == "['interrupt']\n"
+    kernel.manager.interrupt_kernel()  # and when the work is over, it is ignored as before
+    time.sleep(0.3)
+    assert run(kernel.client, "print(seen)") == "['interrupt']\n"
+
+
+@pytest.mark.parametrize("names", ["", "msg_queue=asyncio.Queue()", "shell_handlers={}"])
+def test_work_runs_with_a_kernel_whose_private_names_differ(kernel, names):
+    source = f"""
+    from types import SimpleNamespace
+    from wnet_nb.widgets import busy_cell
+
+    before, busy_cell.get_ipython = busy_cell.get_ipython, lambda: SimpleNamespace(kernel=other)
+    other = SimpleNamespace({names})
+    if hasattr(other, "msg_queue"):
+        other.msg_queue.put_nowait("in another form")
+    try:
+        print(await attend(asyncio.ensure_future(work(0)), print))
+    finally:
+        busy_cell.get_ipython = before
+    """
+    run(kernel.client, "seen.clear()")
+    assert run(kernel.client, source) == "[]\n"
+
+
 def test_an_error_that_the_user_can_mend_is_one_sentence(kernel):
     asked = kernel.client.execute("raise StopInPlace('There are no volumes yet.')")
     message = wait_for(kernel.client, asked, lambda m: m["msg_type"] == "error")

@@ -208,7 +208,8 @@ def test_a_wrong_combination_is_said_before_training(settings):
 
 
 def test_a_sigma_below_the_noise_is_said(settings, example):
-    form = widgets.SettingsForm(settings.replace(subtract_background=False), example[0])
+    volume = example_volume(example[0])
+    form = widgets.SettingsForm(settings.replace(subtract_background=False), volume)
     form.fields["intensity_sigma"].control.value = 0.1
     assert "noise" in form.problem.value
 

@@ -18,6 +18,7 @@ import re
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -33,6 +34,8 @@ ADMITTED = (  # what widgets send, and what a browser tab asks that was opened a
     "comm_info_request",
     "kernel_info_request",
 )
+WORKER = ThreadPoolExecutor(1, "wnet_nb")  # one of the kernel: torch's random numbers are shared
+UNLIKE = (AttributeError, KeyError, TypeError, ValueError)  # of a kernel built in another way
 Result = TypeVar("Result")
 
 
@@ -45,12 +48,15 @@ class StopInPlace(RuntimeError):
 
 def explain(error: BaseException) -> str | None:
     """Return an error that a user can do something about as one sentence, None for any other."""
-    if isinstance(error, RuntimeError) and re.search("out of memory|allocate", str(error)):
+    full = isinstance(error, RuntimeError) and re.search("out of memory|allocate", str(error))
+    if full or isinstance(error, MemoryError):
         return "The memory is full; lower batch_size, patch_size or tile_size."
-    if isinstance(error, MemoryError):
-        return "The memory is full; lower batch_size, patch_size or tile_size."
-    known = isinstance(error, ValueError | UserError | OSError | StopInPlace)
-    return str(error) if known else None
+    return str(error) if isinstance(error, UserError | OSError | StopInPlace) else None
+
+
+def in_thread(function: Callable[..., Result], *arguments: Any) -> asyncio.Future[Result]:
+    """Begin a piece of work in the one thread that computes, after all that was begun before."""
+    return asyncio.get_running_loop().run_in_executor(WORKER, function, *arguments)
 
 
 async def attend(work: asyncio.Future[Result], interrupted: Callable[[], None]) -> Result:
@@ -61,19 +67,31 @@ async def attend(work: asyncio.Future[Result], interrupted: Callable[[], None]) 
     work : Future
         A task of the kernel's event loop.
     interrupted : callable
-        Called at the first interrupt of the kernel; a second one breaks off at once.
+        Called at the first interrupt of the kernel. A second one cancels `work`.
 
     Returns
     -------
     object
         The result of `work`.
+
+    Raises
+    ------
+    StopInPlace
+        After a second interrupt.
     """
     doorman = Doorman()
     try:
-        with _interrupt_as(interrupted):
+        with _interrupts() as presses:
+            told = False
             while not work.done():
                 await asyncio.wait([work], timeout=POLL_SECONDS)
                 await doorman.admit()
+                if presses and not told:
+                    told = True
+                    interrupted()
+                if len(presses) > 1:
+                    work.cancel()
+                    raise StopInPlace("Broken off after a second interrupt.")
     finally:
         doorman.release()
     return work.result()
@@ -85,7 +103,9 @@ class Doorman:
     ipykernel 6 handles one message at a time and the running cell is one: messages of widgets are
     taken from its queue and handled; all others, such as the next cell of Run All, are put back
     when the cell ends. ipykernel 7.4 hands them to an awaiting cell by itself but does not say when
-    it is done, and a slider waits for that before it sends its next value: this says so.
+    it is done, and a slider waits for that before it sends its next value: this says so. Both need
+    names that the kernel does not promise; with a kernel that lacks them, nothing is done here, and
+    buttons act when that kernel lets them.
     """
 
     def __init__(self) -> None:
@@ -93,10 +113,14 @@ class Doorman:
         self._queue = getattr(self._kernel, "msg_queue", None)  # gone in ipykernel 7
         self._kept: list[Any] = []
         self._answered = None
-        if self._kernel is not None and self._queue is None:
-            self._answered = self._kernel.shell_handlers["comm_msg"]
+        if self._queue is not None:
+            return
+        try:
             self._cell = self._kernel.get_parent("shell")
+            self._answered = self._kernel.shell_handlers["comm_msg"]
             self._kernel.shell_handlers["comm_msg"] = self._answer
+        except UNLIKE:
+            self._answered = None
 
     async def _answer(self, stream: Any, ident: Any, received: dict[str, Any]) -> None:
         try:
@@ -104,26 +128,35 @@ class Doorman:
             if inspect.isawaitable(result):
                 await result
         finally:
-            self._kernel._publish_status("idle", "shell", parent=received)
-            self._kernel._publish_status("busy", "shell", parent=self._cell)
+            self._say("idle", parent=received)
+            self._say("busy", parent=self._cell)
+
+    def _say(self, state: str, **parent: Any) -> None:
+        publish = getattr(self._kernel, "_publish_status", None)
+        if publish is not None:
+            publish(state, "shell", **parent)
 
     async def admit(self) -> None:
         """Handle the messages of widgets and reopened tabs that have come."""
+        kernel = self._kernel
         while self._queue is not None and self._queue.qsize():
             item = self._queue.get_nowait()
-            *_, dispatch, arguments = item
-            if not self._may_enter(arguments):
+            try:
+                *_, dispatch, arguments = item
+                may_enter = self._kind(arguments[0]) in ADMITTED
+                parent, ident = kernel.get_parent("shell"), kernel._parent_ident["shell"]
+                handler = kernel.saved_sigint_handler
+            except UNLIKE:
+                may_enter = False
+            if not may_enter:
                 self._kept.append(item)
                 continue
-            kernel = self._kernel
-            parent, ident = kernel.get_parent("shell"), kernel._parent_ident["shell"]
-            handler = kernel.saved_sigint_handler
             try:
                 await dispatch(*arguments)
             finally:
                 kernel.set_parent(ident, parent, channel="shell")
                 kernel.saved_sigint_handler = handler
-                kernel._publish_status("busy", "shell")  # the cell still runs
+                self._say("busy")  # the cell still runs
 
     def release(self) -> None:
         """Put the other messages back, in their order, and leave the kernel as it was."""
@@ -133,31 +166,47 @@ class Doorman:
             self._queue.put_nowait(item)
         self._kept = []
 
-    def _may_enter(self, arguments: tuple[Any, ...]) -> bool:
-        try:
-            session = self._kernel.session
-            _, frames = session.feed_identities(arguments[0], copy=False)
-            header = session.unpack(frames[1].bytes)
-        except (IndexError, TypeError, ValueError, AttributeError):
-            return False
-        return header.get("msg_type") in ADMITTED
+    def _kind(self, received: Any) -> str:
+        session = self._kernel.session
+        _, frames = session.feed_identities(received, copy=False)
+        return session.unpack(frames[1].bytes).get("msg_type")
 
 
 @contextmanager
-def _interrupt_as(wish: Callable[[], None]) -> Iterator[None]:
+def _interrupts() -> Iterator[list[int]]:
+    """Note the kernel's interrupts in a list, in place of breaking into what is running."""
+    presses: list[int] = []
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield presses
         return
-    wishes: list[int] = []
-
-    def handle(number: int, frame: Any) -> None:
-        if wishes:
-            raise KeyboardInterrupt
-        wishes.append(number)
-        wish()
-
-    before = signal.signal(signal.SIGINT, handle)
+    before = signal.signal(signal.SIGINT, lambda number, _: presses.append(number))
     try:
-        yield
+        yield presses
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def interrupt_between_cells(wish: Callable[[], None]) -> Iterator[Callable[[], None]]:
+    """Make the interrupt button a wish also while no cell runs, when the kernel ignores it.
+
+    Yields a function to call now and then: a cell that ends puts back what it found.
+    """
+
+    def renew() -> None:
+        main = threading.current_thread() is threading.main_thread()
+        if main and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+            signal.signal(signal.SIGINT, heard)
+
+    def heard(number: int, frame: Any) -> None:
+        if asking:
+            wish()
+
+    asking = [True]
+    renew()
+    try:
+        yield renew
+    finally:
+        asking.clear()
+        if signal.getsignal(signal.SIGINT) is heard:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -22,9 +22,9 @@ from wnet_nb.jobs import evaluate as evaluation
 from wnet_nb.jobs import segment as prediction
 from wnet_nb.jobs import train as pipeline
 from wnet_nb.widgets.busy_cell import StopInPlace, attend, explain
-from wnet_nb.widgets.option_form import RED, message
+from wnet_nb.widgets.panel import RED, Panel, message
 from wnet_nb.widgets.training_panel import Trained
-from wnet_nb.widgets.viewer import Panel, Viewer
+from wnet_nb.widgets.viewer import Viewer
 
 
 async def find_cells(

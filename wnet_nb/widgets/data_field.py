@@ -14,8 +14,8 @@ from wnet_nb.files.volumes import Volume, describe
 from wnet_nb.jobs import train as pipeline
 from wnet_nb.jobs.inputs import Inputs, read_inputs, require_volumes
 from wnet_nb.widgets.busy_cell import StopInPlace
-from wnet_nb.widgets.option_form import ORANGE, RED, SET_WITH_DATA, OptionField, message
-from wnet_nb.widgets.viewer import Panel
+from wnet_nb.widgets.option_form import SET_WITH_DATA, OptionField
+from wnet_nb.widgets.panel import ORANGE, RED, Panel, message
 
 EXAMPLE = "example"
 COLOURS = {"error": RED, "warning": ORANGE, "info": "inherit"}

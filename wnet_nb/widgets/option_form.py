@@ -17,7 +17,7 @@ from wnet_nb.errors import UserError
 from wnet_nb.files.volumes import Volume
 from wnet_nb.whole_file import new_file
 from wnet_nb.widgets.affinity import AffinityPicture
-from wnet_nb.widgets.viewer import Panel
+from wnet_nb.widgets.panel import ORANGE, RED, Panel, message
 
 SLIDERS = {  # the part of an option's range that is worth a slider, and whether it is logarithmic
     "intensity_sigma": (0.1, 100.0, True),
@@ -29,16 +29,6 @@ SLIDERS = {  # the part of an option's range that is worth a slider, and whether
 SET_WITH_DATA = ("channel", "time", "voxel_size_um")
 LOG_STEP = 0.02  # of a logarithmic slider, in powers of ten
 NO_AMOUNTS = ("channel", "time", "seed", "voxel_size_um", "foreground_classes", "start_from")
-RED, ORANGE = "#b91c1c", "#b45309"
-
-
-def message(text: str, colour: str = "inherit") -> str:
-    """Return text as HTML in a colour."""
-    return (
-        f'<span style="color:{colour};line-height:1.4">{escape(text, quote=False)}</span>'
-        if text
-        else ""
-    )
 
 
 class OptionField(widgets.VBox):

@@ -29,9 +29,9 @@ from wnet_nb.jobs import train as pipeline
 from wnet_nb.jobs.inputs import Inputs
 from wnet_nb.jobs.preflight import measure_patch, try_steps
 from wnet_nb.widgets.busy_cell import POLL_SECONDS, StopInPlace, attend, explain
-from wnet_nb.widgets.option_form import RED, OptionField, SettingsForm, message
+from wnet_nb.widgets.option_form import OptionField, SettingsForm
+from wnet_nb.widgets.panel import RED, Panel, message
 from wnet_nb.widgets.training_view import Monitor
-from wnet_nb.widgets.viewer import Panel
 
 SNAPSHOTS = "snapshots"
 

@@ -15,8 +15,7 @@ from wnet_nb.config import Settings
 from wnet_nb.events import EpochEnd, Event, Started, StepEnd
 from wnet_nb.figures import plots
 from wnet_nb.jobs.preflight import duration
-from wnet_nb.widgets.option_form import message
-from wnet_nb.widgets.viewer import Panel
+from wnet_nb.widgets.panel import Panel, message
 
 DRAW_SHARE = 10  # the curves are redrawn at most for this part of the time
 COLOURS = {"soft N-cut": "#1f5fa8", "reconstruction": "#b45309"}

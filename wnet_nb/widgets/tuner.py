@@ -16,9 +16,10 @@ from wnet_nb.figures import charts, plots
 from wnet_nb.files.volumes import Volume
 from wnet_nb.inference import predict_volume
 from wnet_nb.jobs.prepare import prepare_volume
-from wnet_nb.widgets.option_form import RED, labelled, message
+from wnet_nb.widgets.option_form import labelled
+from wnet_nb.widgets.panel import RED, Panel, message
 from wnet_nb.widgets.training_panel import Trained
-from wnet_nb.widgets.viewer import Panel, Viewer
+from wnet_nb.widgets.viewer import Viewer
 
 CROP_VOXELS = 96  # edge of the crop: small enough to answer within a second or two
 

@@ -2,55 +2,16 @@
 
 from __future__ import annotations
 
-import base64
-import re
-from collections.abc import Callable, Mapping, Sequence
-from html import unescape
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import ipywidgets as widgets
 import numpy as np
 
 from wnet_nb.figures import pictures, planes
+from wnet_nb.widgets.panel import Panel
 
 WIDTH = "520px"  # of the planes at most; beside the controls also on a narrow screen
 SLIDER = widgets.Layout(width="98%")
-
-
-class Panel(widgets.VBox):
-    """A box that shows a picture or words where widgets are not drawn, as on GitHub.
-
-    Parameters
-    ----------
-    children : sequence of Widget
-    picture : callable, optional
-        Returns the PNG, asked for when the box is displayed.
-    words : callable, optional
-        Returns HTML, of which the text is taken.
-    """
-
-    _ipython_display_ = None  # ipywidgets 7 would show itself past the bundle below
-
-    def __init__(
-        self,
-        children: Sequence[widgets.Widget],
-        picture: Callable[[], bytes] | None = None,
-        words: Callable[[], str] | None = None,
-    ) -> None:
-        super().__init__(list(children))
-        self.layout.width = "100%"
-        self.add_class(f"wnet-{type(self).__name__.lower()}")
-        self._picture, self._words = picture, words
-
-    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
-        view = {"version_major": 2, "version_minor": 0, "model_id": self.model_id}
-        words = self._words() if self._words else type(self).__name__
-        text = unescape(re.sub("<[^>]+>", "", re.sub("<(br|/div)>", "\n", words)))
-        bundle = {"application/vnd.jupyter.widget-view+json": view, "text/plain": text}
-        picture = self._picture() if self._picture else b""
-        if picture:
-            bundle["image/png"] = base64.b64encode(picture).decode()
-        return bundle
 
 
 class Viewer(Panel):

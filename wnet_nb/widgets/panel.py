@@ -1,0 +1,80 @@
+"""A box of widgets that leaves a picture or words where widgets are not drawn.
+
+That is so on a code-hosting page, and in a notebook that is opened again without its kernel.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Callable, Sequence
+from html import escape, unescape
+from typing import Any
+
+import ipywidgets as widgets
+from IPython.display import display
+
+RED, ORANGE = "#b91c1c", "#b45309"
+WIDGET = "application/vnd.jupyter.widget-view+json"
+
+
+def message(text: str, colour: str = "inherit") -> str:
+    """Return text as HTML in a colour; nothing for no text."""
+    words = escape(text, quote=False)
+    return f'<span style="color:{colour};line-height:1.4">{words}</span>' if text else ""
+
+
+class Panel(widgets.VBox):
+    """A box that is displayed together with a still of itself, which hides while the box lives.
+
+    Parameters
+    ----------
+    children : sequence of Widget
+    picture : callable, optional
+        Returns the PNG, asked for when the box is displayed.
+    words : callable, optional
+        Returns HTML, of which the text is taken.
+    """
+
+    def __init__(
+        self,
+        children: Sequence[widgets.Widget],
+        picture: Callable[[], bytes] | None = None,
+        words: Callable[[], str] | None = None,
+    ) -> None:
+        # A live box brings this rule into the page; a dead one does not, and its still is seen.
+        super().__init__()
+        self._still = f"wnet-still-{self.model_id}"
+        self._rule = widgets.HTML(
+            f"<style>.{self._still} {{display:none}}</style>", layout={"display": "none"}
+        )
+        self.children = [*children, self._rule]
+        self.layout.width = "100%"
+        self.add_class(f"wnet-{type(self).__name__.lower()}")
+        self._picture, self._words = picture, words
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
+        view = {"version_major": 2, "version_minor": 0, "model_id": self.model_id}
+        words = self._words() if self._words else type(self).__name__
+        text = unescape(re.sub("<[^>]+>", "", re.sub("<(br|/div)[^>]*>", "\n", words)))
+        bundle = {WIDGET: view, "text/plain": text}
+        picture = self._picture() if self._picture else b""
+        if picture:
+            bundle["image/png"] = base64.b64encode(picture).decode()
+        return bundle
+
+    def _ipython_display_(self, **_: Any) -> None:
+        """Show the box; ipywidgets 7 calls this in place of the bundle."""
+        display(self._repr_mimebundle_(), raw=True)
+        self.show_still()
+
+    def show_still(self) -> None:
+        """Leave a still of what the box shows now below the cell that is running."""
+        bundle = self._repr_mimebundle_()
+        picture, text = bundle.get("image/png"), bundle["text/plain"]
+        inside = f'<img src="data:image/png;base64,{picture}">' if picture else ""
+        if self._words:
+            inside += f"<pre>{escape(text)}</pre>"
+        if inside:
+            still = f'<div class="{self._still}">{inside}</div>'
+            display({"text/html": still, "text/plain": text}, raw=True)
