@@ -1,15 +1,21 @@
 import gzip
 import io
+import sys
 import tarfile
 
 import pytest
 
 from wnet_nb import checkpoint
 from wnet_nb.errors import UserError
-from wnet_nb.files import published
+from wnet_nb.files import download, published
 from wnet_nb.model import WNet3D
 
 NAME = published.PUBLISHED_FILE
+
+
+@pytest.fixture(autouse=True)
+def _no_waits(monkeypatch):
+    monkeypatch.setattr(download, "WAITS_SECONDS", (0, 0))
 
 
 @pytest.fixture(scope="module")
@@ -51,15 +57,37 @@ def test_published_weights_are_fetched_once_and_load(serve, state, tmp_path):
     assert seen[-1][0] == seen[-1][1] > 0
     published.fetch_published(url=url, folder=tmp_path / "cache")
     assert len(serve.asked) == 1
-    assert sorted(p.name for p in path.parent.iterdir()) == [NAME, f"{NAME}.json"]
+    assert sorted(p.name for p in path.parent.iterdir()) == [NAME, f"{NAME}.sha256"]
 
 
-def test_weights_that_changed_in_the_cache_are_not_used(serve, state, tmp_path):
+def test_weights_that_changed_in_the_cache_are_fetched_again(serve, state, tmp_path):
     url = serve(archive((NAME, state)))
     path = published.fetch_published(url=url, folder=tmp_path)
     path.write_bytes(state + b"x")
-    with pytest.raises(UserError, match="has changed"):
+    assert published.fetch_published(url=url, folder=tmp_path).read_bytes() == state
+    assert len(serve.asked) == 2
+
+
+def test_weights_without_a_record_are_fetched_again(serve, state, tmp_path):
+    (tmp_path / NAME).write_bytes(b"from anywhere")
+    path = published.fetch_published(url=serve(archive((NAME, state))), folder=tmp_path)
+    assert path.read_bytes() == state
+
+
+def test_other_weights_than_those_of_the_first_receipt_are_refused(serve, state, tmp_path):
+    path = published.fetch_published(url=serve(archive((NAME, state))), folder=tmp_path)
+    path.unlink()
+    checkpoint.save_cellseg3d_weights(tmp_path / "other", WNet3D(3, base_channels=4))
+    url = serve(archive((NAME, (tmp_path / "other").read_bytes())))
+    with pytest.raises(UserError, match="hash"):
         published.fetch_published(url=url, folder=tmp_path)
+    assert not path.exists()
+
+
+def test_the_cache_is_the_folder_that_this_system_has_for_it(serve, state, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    path = published.fetch_published(url=serve(archive((NAME, state))))
+    assert path.is_relative_to(tmp_path) or sys.platform != "linux"
 
 
 def refused(url, tmp_path, words):
@@ -87,14 +115,17 @@ def test_no_connection_is_told(tmp_path):
     refused("http://127.0.0.1:9/wnet_latest.tar.gz", tmp_path, "internet connection")
 
 
-@pytest.mark.parametrize("url", ["file:///etc/hostname", "ftp://somewhere/a.tar.gz", "a.tar.gz"])
+@pytest.mark.parametrize(
+    "url",
+    ["http://example.org/a.tar.gz", "file:///etc/hostname", "ftp://somewhere/a.tar.gz", "a.tar.gz"],
+)
 def test_only_web_addresses_are_taken(tmp_path, url):
-    refused(url, tmp_path, "not an http or https address")
+    refused(url, tmp_path, "neither an https address")
 
 
 def test_a_download_that_broke_off_is_refused(serve, state, tmp_path):
     body = archive((NAME, state))
-    refused(serve(body[:-500], length=len(body)), tmp_path, "broke off")
+    refused(serve(body[:-500], length=len(body)), tmp_path, "cannot be fetched")
 
 
 def test_a_damaged_archive_is_refused(serve, state, tmp_path):
@@ -116,14 +147,16 @@ def test_a_path_that_leads_outside_is_refused(serve, state, tmp_path, name):
     "kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE]
 )
 def test_links_devices_and_folders_are_no_weights(serve, tmp_path, kind):
-    refused(serve(archive((NAME, special(kind, "/etc/hostname")))), tmp_path, "not a plain file")
+    refused(
+        serve(archive((NAME, special(kind, "/etc/hostname")))), tmp_path, "not a plain|holds no"
+    )
 
 
 def test_other_members_are_never_written(serve, state, tmp_path):
     bad = [("../evil.txt", b"x"), ("link", special(tarfile.SYMTYPE, "/")), (NAME, state)]
     path = published.fetch_published(url=serve(archive(*bad)), folder=tmp_path / "cache")
     names = sorted(p.name for p in tmp_path.rglob("*"))
-    assert names == ["cache", NAME, f"{NAME}.json"]
+    assert names == ["cache", NAME, f"{NAME}.sha256"]
     assert path.exists()
 
 

@@ -1,20 +1,17 @@
-"""CellSeg3D's published weights: fetched once, and checked at every use.
+"""CellSeg3D's published weights: fetched once into the cache, and checked at every use.
 
-No hash of them is published, so the one received is recorded.
+No hash of them is published, so the one of the first receipt is recorded and holds from then on.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import sys
 import tempfile
-from datetime import datetime
 from pathlib import Path
 
 from wnet_nb.checkpoint import load_cellseg3d_weights
 from wnet_nb.errors import UserError
-from wnet_nb.files.download import Progress, download, unpack
+from wnet_nb.files.archives import unpack
+from wnet_nb.files.download import Progress, download
 from wnet_nb.whole_file import sha256, write_whole
 
 PUBLISHED = "published"
@@ -23,72 +20,58 @@ PUBLISHED_FILE = "wnet_latest.pth"
 LARGEST_BYTES = 2**30  # of the archive, and of everything in it; the network has a tenth of it
 
 
-def cache_folder() -> Path:
-    """Return where this computer keeps what programs have downloaded, in a folder of ours."""
-    home = Path.home()
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA", home / "AppData" / "Local"))
-    elif sys.platform == "darwin":
-        base = home / "Library" / "Caches"
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache")
-    return base / "wnet_nb"
-
-
 def fetch_published(
     *, url: str = PUBLISHED_URL, folder: Path | None = None, progress: Progress | None = None
 ) -> Path:
-    """Return the published weights, downloaded if they are not in the cache yet.
+    """Return the published weights, downloaded if they are not in the cache as they were received.
 
     Parameters
     ----------
     url : str
-        Address (http or https) of a ``.tar.gz`` that holds ``wnet_latest.pth``, which is returned.
+        Address of a ``.tar.gz`` that holds ``wnet_latest.pth``, which is returned.
     folder : Path, optional
-        Where to keep them; `cache_folder` if not given.
+        Where to keep them; pooch's folder for us in the cache of this computer if not given.
     progress : callable, optional
-        Called with (bytes received, bytes in all or 0 if unknown).
+        See `download.Progress`.
 
     Raises
     ------
     UserError
         If the download fails, is no such archive, or holds anything but such weights; says why.
     """
-    folder = Path(folder) if folder else cache_folder()
-    path, record = folder / PUBLISHED_FILE, folder / f"{PUBLISHED_FILE}.json"
-    if path.exists() and record.exists():
-        known = json.loads(record.read_text(encoding="utf-8"))
-        if known.get("sha256") == sha256(path):
-            return path
-        raise UserError(f"'{path}' has changed since it was received; remove it and try again")
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as scratch:
-        archive = Path(scratch) / "archive.tar.gz"
-        try:
-            weights = _receive(url, archive, progress)
-            load_cellseg3d_weights(weights)
-        except UserError as error:
-            raise UserError(
-                f"no usable weights came from {url}: {error} (you can also download the file with "
-                "a browser, unpack it, and give the .pth file)"
-            ) from None
-        facts = {
-            "url": url,
-            "sha256": sha256(weights),
-            "archive_sha256": sha256(archive),
-            "received": datetime.now().astimezone().isoformat(timespec="seconds"),
-        }
-        weights.replace(path)
-    text = json.dumps(facts, indent=2)
-    write_whole(record, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    import pooch
+
+    folder = folder or pooch.os_cache("wnet_nb")
+    record = folder / f"{PUBLISHED_FILE}.sha256"
+    known = record.read_text(encoding="ascii").strip() if record.exists() else None
+    if known is None:  # nobody vouches for a file without a record
+        (folder / PUBLISHED_FILE).unlink(missing_ok=True)
+
+    def receive(address: str, output_file: str, _: object) -> None:
+        _receive(address, Path(output_file), progress)
+
+    pooch.get_logger().setLevel("WARNING")
+    try:
+        path = Path(pooch.retrieve(url, known, PUBLISHED_FILE, folder, downloader=receive))
+    except ValueError as error:  # ours, or pooch's for another hash
+        raise UserError(
+            f"no usable weights came from {url}: {error} (you can also download the file with a "
+            "browser, unpack it, and give the .pth file)"
+        ) from None
+    if known is None:
+        text = sha256(path)
+        write_whole(record, lambda part: part.write_text(text, encoding="ascii"))
     return path
 
 
-def _receive(url: str, archive: Path, progress: Progress | None) -> Path:
-    download(url, archive, kinds=("gzip",), largest_bytes=LARGEST_BYTES, progress=progress)
-    found = unpack(
-        archive, archive.parent / "content", only=PUBLISHED_FILE, largest_bytes=LARGEST_BYTES
-    )
-    if len(found) != 1:
-        raise UserError(f"the archive holds no {PUBLISHED_FILE}, or more than one")
-    return found[0]
+def _receive(url: str, weights: Path, progress: Progress | None) -> None:
+    """Fetch the archive, take the weights out of it, and make sure that they are such."""
+    with tempfile.TemporaryDirectory(dir=weights.parent, prefix=".download-") as scratch:
+        archive = Path(scratch) / "archive.tar.gz"
+        download(url, archive, kinds=("gzip",), largest_bytes=LARGEST_BYTES, progress=progress)
+        limits = {"only": PUBLISHED_FILE, "largest_bytes": LARGEST_BYTES}
+        found = unpack(archive, Path(scratch) / "content", **limits)
+        if len(found) != 1:
+            raise UserError(f"the archive holds no {PUBLISHED_FILE}, or more than one")
+        load_cellseg3d_weights(found[0])
+        found[0].replace(weights)

@@ -1,0 +1,147 @@
+"""Archives unpacked without trust: plain files only, all inside a new folder, within limits."""
+
+from __future__ import annotations
+
+import gzip
+import stat
+import tarfile
+import tempfile
+import unicodedata
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path, PureWindowsPath
+from typing import IO
+
+from wnet_nb.errors import UserError
+from wnet_nb.files.download import CHUNK, HEAD, LARGEST_BYTES, kind_of
+
+MOST_FILES = 10_000
+DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError)
+
+
+def unpack(
+    archive: Path,
+    folder: Path,
+    *,
+    only: str | None = None,
+    largest_bytes: int = LARGEST_BYTES,
+    most_files: int = MOST_FILES,
+) -> list[Path]:
+    """Unpack a zip, tar or tar.gz into a new folder and return its files.
+
+    What kind the archive is, its content says and not its name. The folder appears when everything
+    is in it. What macOS adds is left aside. With `only`, files of that name are taken and
+    everything else is left aside.
+
+    Raises
+    ------
+    UserError
+        If the archive is damaged, hostile or holds more than is allowed; nothing of it is kept.
+    """
+    if folder.exists():
+        raise UserError(f"'{folder}' exists; nothing is unpacked over it")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    what = f"the archive '{archive.name}'"
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".unpack-") as scratch:
+        inside = Path(scratch) / "content"
+        inside.mkdir()
+        names, spellings, size = [], {}, 0
+        try:
+            for number, (name, kind, n_bytes, extract) in enumerate(_members(archive)):
+                path = PureWindowsPath(name)  # takes / and \ alike, and knows C:
+                size += n_bytes
+                if size > largest_bytes:
+                    raise UserError(f"{what} unpacks to more than {largest_bytes} bytes")
+                if number >= most_files:
+                    raise UserError(f"{what} holds more than {most_files} files")
+                if _is_of_macos(path) or (only and path.name != only):
+                    continue
+                _check_member(what, path, kind, spellings)
+                if kind == "file":
+                    extract(path.as_posix(), inside)
+                    names.append(path.as_posix())
+        except UserError:
+            raise
+        except DAMAGE as error:
+            raise UserError(f"{what} is damaged ({error}); fetch it again") from None
+        except (RuntimeError, NotImplementedError):  # as zipfile says it
+            raise UserError(
+                f"{what} has a password or is packed in an unusual way; make a plain zip"
+            ) from None
+        inside.rename(folder)
+    return [folder / name for name in names]
+
+
+def _is_of_macos(path: PureWindowsPath) -> bool:
+    return "__MACOSX" in path.parts or path.name.startswith("._") or path.name == ".DS_Store"
+
+
+def _check_member(what: str, path: PureWindowsPath, kind: str, spellings: dict[str, str]) -> None:
+    """Refuse what is no file or folder inside, and what some computers take for one name.
+
+    `spellings` holds the names so far, by what they are without capitals and forms of accents.
+    """
+    if path.drive or path.root or ".." in path.parts:
+        raise UserError(f"{what} points outside itself; it was not unpacked")
+    if kind == "other":
+        raise UserError(f"'{path.name}' in {what} is not a plain file; not unpacked")
+    folders = path.parents if kind == "file" else (path, *path.parents)
+    for part in (path, *path.parents):
+        key = unicodedata.normalize("NFC", part.as_posix()).casefold()
+        spelling = part.as_posix() + "/" * (part in folders)
+        known = spellings.get(key, "")
+        if known and (known != spelling or part not in folders):
+            raise UserError(
+                f"{what} holds '{known}' and '{spelling}', which are one name on many computers; "
+                "rename one of them and pack it again"
+            )
+        spellings[key] = spelling
+
+
+def _members(archive: Path) -> Iterator[tuple[str, str, int, Callable[[str, Path], object]]]:
+    """Yield name, kind (file, folder or other), size, and what extracts it by name to a folder."""
+    with archive.open("rb") as file:
+        kind = kind_of(file.read(HEAD))
+        file.seek(0)
+        if kind == "zip":
+            with zipfile.ZipFile(file) as packed:
+                for info in packed.infolist():
+                    form = stat.S_IFMT(info.external_attr >> 16)
+                    kind = "file" if form in (0, stat.S_IFREG) else "other"
+                    kind = "folder" if info.is_dir() else kind
+                    yield info.filename, kind, info.file_size, partial(_from_zip, packed, info)
+        elif kind in ("gzip", "tar"):
+            stream = _InPieces(gzip.open(file) if kind == "gzip" else file)
+            with tarfile.open(fileobj=stream, mode="r:") as packed:
+                for info in packed:
+                    plain = info.type in (tarfile.REGTYPE, tarfile.AREGTYPE)
+                    kind = "file" if plain else "folder" if info.isdir() else "other"
+                    yield info.name, kind, info.size, partial(_from_tar, packed, info)
+            while stream.read(CHUNK):  # to the end, where gzip keeps its checksum
+                pass
+        else:
+            raise UserError(f"'{archive.name}' is no zip, tar or tar.gz")
+
+
+def _from_zip(packed: zipfile.ZipFile, info: zipfile.ZipInfo, name: str, folder: Path) -> None:
+    info.filename = name  # the one that was checked
+    packed.extract(info, folder)
+
+
+def _from_tar(packed: tarfile.TarFile, info: tarfile.TarInfo, name: str, folder: Path) -> None:
+    packed.extract(info.replace(name=name, deep=False), folder, filter="data")
+
+
+class _InPieces:
+    """A stream that is read in small pieces only: a heading that swells asks for a large one."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self.stream, self.seek, self.tell = stream, stream.seek, stream.tell
+
+    def read(self, size: int = -1) -> bytes:
+        """Return up to `size` bytes."""
+        if not 0 <= size <= CHUNK:
+            raise UserError("a heading in the archive is larger than any honest one; not unpacked")
+        return self.stream.read(size)
