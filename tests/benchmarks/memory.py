@@ -98,7 +98,7 @@ def segment_here(run, image, out):
 def prepare_files(folder, shape):
     """Write the volume and train the network; return run folder, image and number of cells."""
     from wnet_nb import config
-    from wnet_nb.files.volumes import write_volume
+    from wnet_nb.files.writing import write_volume
     from wnet_nb.jobs import train as pipeline
     from wnet_nb.jobs.example import make_example
 

@@ -14,7 +14,8 @@ import torch
 
 from wnet_nb import config
 from wnet_nb.cli.main import build_parser, main
-from wnet_nb.files.volumes import read_volume, write_volume
+from wnet_nb.files.volumes import read_volume
+from wnet_nb.files.writing import write_volume
 from wnet_nb.jobs import train as pipeline
 from wnet_nb.jobs.example import make_example
 

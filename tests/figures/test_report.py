@@ -14,7 +14,8 @@ from wnet_nb import config, training
 from wnet_nb.cli.main import main
 from wnet_nb.figures import page, provenance, report
 from wnet_nb.files.result import Result
-from wnet_nb.files.volumes import read_volume, write_volume
+from wnet_nb.files.volumes import read_volume
+from wnet_nb.files.writing import write_volume
 from wnet_nb.jobs import segment as prediction
 from wnet_nb.jobs import train as pipeline
 from wnet_nb.jobs.example import make_example

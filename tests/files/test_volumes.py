@@ -7,14 +7,8 @@ import pytest
 import tifffile
 
 from wnet_nb.errors import UserError
-from wnet_nb.files.volumes import (
-    Volume,
-    describe,
-    find_volumes,
-    read_points,
-    read_slices,
-    read_volume,
-)
+from wnet_nb.files.volumes import Volume, describe, find_volumes, read_slices, read_volume
+from wnet_nb.files.writing import read_points
 
 
 def counting(shape, dtype="uint16"):
@@ -116,7 +110,7 @@ def test_a_folder_gives_its_tiffs_in_natural_order(tmp_path):
         (tmp_path / name).touch()
     found = find_volumes(str(tmp_path))
     assert [path.name for path in found] == ["t1.ome.tif", "t2.TIF", "T3.tiff", "t10.tif"]
-    assert (len(found), found[0]) == (4, tmp_path / "t1.ome.tif")
+    assert list(found) == list(found.paths)
 
 
 def test_everything_else_in_a_folder_is_reported_with_a_reason(tmp_path):
@@ -142,7 +136,7 @@ def test_a_file_given_by_name_is_found_whatever_its_ending(tmp_path):
 
 
 def test_an_empty_folder_gives_nothing_and_a_missing_one_an_error(tmp_path):
-    assert len(find_volumes(tmp_path)) == 0
+    assert find_volumes(tmp_path).paths == ()
     with pytest.raises(UserError, match=r"missing' does not exist"):
         find_volumes(tmp_path / "missing")
 

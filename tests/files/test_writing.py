@@ -8,8 +8,14 @@ import pytest
 import tifffile
 
 from wnet_nb.errors import UserError
-from wnet_nb.files.volumes import read_points, read_volume, write_table, write_volume
-from wnet_nb.files.writing import CLASSIC_TIFF_LIMIT, choose_format
+from wnet_nb.files.volumes import read_volume
+from wnet_nb.files.writing import (
+    CLASSIC_TIFF_LIMIT,
+    choose_format,
+    read_points,
+    write_table,
+    write_volume,
+)
 from wnet_nb.whole_file import new_file, sha256
 
 STACK = np.arange(1, 211).reshape(7, 5, 6)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from wnet_nb.errors import UserError
-from wnet_nb.files.volumes import write_volume
+from wnet_nb.files.writing import write_volume
 from wnet_nb.jobs import evaluate as evaluation
 
 

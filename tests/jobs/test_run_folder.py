@@ -10,7 +10,8 @@ import torch
 from wnet_nb import checkpoint, config, training
 from wnet_nb.errors import UserError
 from wnet_nb.files import run_files
-from wnet_nb.files.volumes import find_volumes, read_volume, write_volume
+from wnet_nb.files.volumes import find_volumes, read_volume
+from wnet_nb.files.writing import write_volume
 from wnet_nb.jobs import run_folder as runs
 from wnet_nb.jobs import train as pipeline
 from wnet_nb.jobs.example import make_example

@@ -8,7 +8,8 @@ import torch
 from wnet_nb import checkpoint, config
 from wnet_nb.cli.main import main
 from wnet_nb.errors import UserError
-from wnet_nb.files.volumes import read_volume, write_volume
+from wnet_nb.files.volumes import read_volume
+from wnet_nb.files.writing import write_volume
 from wnet_nb.jobs import segment as prediction
 from wnet_nb.jobs import train as pipeline
 from wnet_nb.jobs.example import make_example

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from wnet_nb import config
 from wnet_nb.cli.main import build_parser
-from wnet_nb.files.volumes import write_volume
+from wnet_nb.files.writing import write_volume
 from wnet_nb.jobs.example import make_example
 
 README = Path(__file__).resolve().parents[2] / "README.md"

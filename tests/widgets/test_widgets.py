@@ -11,7 +11,8 @@ import torch
 from wnet_nb import config, training, widgets
 from wnet_nb.figures.planes import Layout
 from wnet_nb.files.run_files import read_history
-from wnet_nb.files.volumes import Volume, write_volume
+from wnet_nb.files.volumes import Volume
+from wnet_nb.files.writing import write_volume
 from wnet_nb.jobs import segment as prediction
 from wnet_nb.jobs.example import make_example
 from wnet_nb.widgets.affinity import AffinityPicture

@@ -1,7 +1,4 @@
-"""Files to arrays and back: find, read, describe and write TIFF volumes; tables and points.
-
-A volume keeps its voxel size from the file to every result, and nothing is ever overwritten.
-"""
+"""Find and read TIFF volumes: arrays (Z, Y, X) that keep their voxel size to every result."""
 
 import math
 import re
@@ -21,24 +18,7 @@ from wnet_nb.files.axes import (
     stated_voxel_size,
 )
 from wnet_nb.files.tiff import load_planes, open_image
-from wnet_nb.files.writing import read_points, write_table, write_volume
 from wnet_nb.grid import check_voxel_size
-from wnet_nb.whole_file import new_file, sha256
-
-__all__ = [
-    "FoundVolumes",
-    "UserError",
-    "Volume",
-    "describe",
-    "find_volumes",
-    "new_file",
-    "read_points",
-    "read_slices",
-    "read_volume",
-    "sha256",
-    "write_table",
-    "write_volume",
-]
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,19 +48,13 @@ class Volume:
 
 @dataclass(frozen=True)
 class FoundVolumes:
-    """TIFF files in natural order, and what was left aside; a sequence of its paths."""
+    """TIFF files in natural order, and what was left aside; gives its paths one by one."""
 
     paths: tuple[Path, ...]
     skipped: tuple[tuple[Path, str], ...] = ()  # all else in the folder, each with the reason
 
     def __iter__(self) -> Iterator[Path]:
         return iter(self.paths)
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> Path:
-        return self.paths[index]
 
 
 def find_volumes(path: str | Path) -> FoundVolumes:

@@ -21,7 +21,8 @@ from wnet_nb.cells.scores import (
 )
 from wnet_nb.errors import UserError
 from wnet_nb.files.result import BASELINE_LABELS, LABELS
-from wnet_nb.files.volumes import Volume, find_volumes, read_points, read_volume
+from wnet_nb.files.volumes import Volume, find_volumes, read_volume
+from wnet_nb.files.writing import read_points
 
 TRUTH_KINDS = "labels?|truth|gt|masks?|cells|points|centroids|zyx"
 KINDS = rf"[ ._-](images?|{TRUTH_KINDS})$"

@@ -18,7 +18,8 @@ from wnet_nb.events import Event, Finished
 from wnet_nb.figures import plots, report
 from wnet_nb.files.published import PUBLISHED, fetch_published
 from wnet_nb.files.result import Result
-from wnet_nb.files.volumes import Volume, find_volumes, write_volume
+from wnet_nb.files.volumes import Volume, find_volumes
+from wnet_nb.files.writing import write_volume
 from wnet_nb.jobs import run_folder as runs
 from wnet_nb.jobs.evaluate import Evaluation, evaluate, match_name, read_labels
 from wnet_nb.jobs.example import make_example
