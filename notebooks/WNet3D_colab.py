@@ -96,12 +96,13 @@ if getattr(importlib.util.find_spec("wnet_nb"), "origin", None) is None:
 use_google_drive = False  # @param {type:"boolean"}
 from IPython.display import Image, display
 
-from wnet_nb import colab, config, widgets
+from wnet_nb import config, widgets
 from wnet_nb.colab import quality
+from wnet_nb.colab.session import Session, describe_runtime
 from wnet_nb.figures import plots
 
-session = colab.Session(use_google_drive)
-print(colab.describe_runtime(), session, "", quality.version_log(), sep="\n")
+session = Session(use_google_drive)
+print(describe_runtime(), session, "", quality.version_log(), sep="\n")
 
 # %% [markdown]
 # # 3. Select your data and parameters
@@ -114,7 +115,7 @@ print(colab.describe_runtime(), session, "", quality.version_log(), sep="\n")
 # - *example volume*: made by the program, with known true cells. Good for a first try.
 # - *own folder*: a folder of TIFFs, or one TIFF. In the Files panel on the left, right-click it,
 #   choose Copy path, and paste it into `folder`.
-# - *Drive link*: a shared link to one TIFF or to a zip of TIFFs.
+# - *Drive link*: a shared link to one TIFF, or to a zip of TIFFs or of a folder of them.
 # - `labels`: leave it empty, or give a folder with labels named like the stacks. They only
 #   score the result.
 #
@@ -126,8 +127,7 @@ data_source = "example volume"  # @param ["example volume", "own folder", "Drive
 folder = ""  # @param {type:"string"}
 drive_link = ""  # @param {type:"string"}
 labels = ""  # @param {type:"string"}
-source = session.get_data(data_source, folder, drive_link, labels)
-data = widgets.DataField(source, session.truth, like=globals().get("data"))
+data = session.choose_data(data_source, folder, drive_link, labels)
 data
 
 # %% [markdown]
@@ -158,8 +158,8 @@ learning_rate = 2e-5  # @param {type:"number"}
 fields = dict(n_classes=n_classes, epochs=epochs, batch_size=batch_size, patch_size=patch_size)
 fields |= dict(patches_per_volume=patches_per_volume, learning_rate=learning_rate)
 chosen = {} if use_the_preset else fields
-settings = config.preset(preset, **chosen, **data.options)
-print(*(f"{n} = {getattr(settings, n)}" for n in [*fields, *config.LIVE]), sep="\n")
+main_settings = config.preset(preset, **chosen, **data.options)
+print(*(f"{n} = {getattr(main_settings, n)}" for n in [*fields, *config.LIVE]), sep="\n")
 
 # %% [markdown]
 # ## 3.2 Data augmentation
@@ -170,7 +170,7 @@ print(*(f"{n} = {getattr(settings, n)}" for n in [*fields, *config.LIVE]), sep="
 # %% cellView="form"
 # @title 3.2 Data augmentation { display-mode: "form" }
 augmentation = True  # @param {type:"boolean"}
-settings = settings.replace(augmentation=augmentation)
+settings = main_settings.replace(augmentation=augmentation)
 
 # %% [markdown]
 # ## 3.3 Using weights from a pre-trained model
@@ -185,7 +185,7 @@ settings = settings.replace(augmentation=augmentation)
 # %% cellView="form"
 # @title 3.3 Using weights from a pre-trained model { display-mode: "form" }
 start_from = ""  # @param {type:"string"}
-settings = session.start_from(settings, start_from)
+start_settings = session.start_from(settings, start_from)
 
 # %% [markdown]
 # ## 3.4 Sliders for the losses
@@ -199,7 +199,7 @@ settings = session.start_from(settings, start_from)
 # *Usual mistake:* a noisy image with `intensity_sigma` 1. Raise it to 10.
 
 # %%
-form = widgets.SettingsForm(settings, data.volume, like=globals().get("form"))
+form = widgets.SettingsForm(start_settings, data.volume, like=globals().get("form"))
 form
 
 # %% [markdown]
@@ -230,8 +230,8 @@ widgets.Viewer(data.volume.array, voxel_size_um=data.volume.voxel_size_um)
 # @title 4.2 New training, or continue { display-mode: "form" }
 run_name = "my_run"  # @param {type:"string"}
 continue_newest_run = False  # @param {type:"boolean"}
-settings = session.open_run(run_name, form.settings, resume=continue_newest_run)
-dashboard = session.dashboard(data.inputs, settings)
+run_settings = session.open_run(run_name, form.settings, resume=continue_newest_run)
+dashboard = session.dashboard(data.inputs, run_settings)
 display(dashboard)
 await dashboard.check()
 
@@ -293,15 +293,19 @@ widgets.show_scores(found, session.truth)
 #   weights file, or the word `published`.
 # - `images`: empty for the stacks of section 3.1; else a folder of TIFFs, or one TIFF.
 #
+# What you said of the data in section 3.1 (channel, time point, voxel size) holds here too. It is
+# shown above the sliders, and can be changed there; then run the cell again.
+#
 # *Usual mistake:* stacks from another microscope. The network knows what it was trained on.
 
 # %% cellView="form"
 # @title 6.1 Preview { display-mode: "form" }
 model = ""  # @param {type:"string"}
 images = ""  # @param {type:"string"}
-trained = session.open_model(model)
-stacks = widgets.DataField(session.get_images(images))
-tuner = widgets.CellTuner(trained, stacks.volume)
+model_to_use = session.open_model(model)
+stacks = session.choose_images(images)
+display(stacks)
+tuner = widgets.CellTuner(model_to_use, stacks.volume)
 tuner
 
 # %% [markdown]
@@ -311,14 +315,15 @@ tuner
 # writes the labels, a table of cells, and a picture with both methods. Earlier results are kept.
 
 # %%
-cells = await widgets.find_cells(trained, stacks.inputs.volumes, tuner.changes)
+cells = await widgets.find_cells(model_to_use, stacks.inputs.volumes, tuner.changes)
 widgets.view_cells(cells[0], stacks.volume)
 
 # %% [markdown]
 # # 7. Save, cite, and version log
 #
-# Copies all results to a new folder on Drive, reads every file back to be sure, and downloads them
-# as a zip if you tick the box. Takes **a minute or two**. Nothing on your Drive is ever replaced.
+# Copies all results of the training, and of other models used in section 6, to new folders on
+# Drive, reads every file back to be sure, and downloads them as zips if you tick the box. Takes **a
+# minute or two**. Nothing on your Drive is ever replaced.
 #
 # **Report:** `report.html` has cells, pictures, sizes, settings and how to repeat it on one page.
 #

@@ -5,20 +5,22 @@ from __future__ import annotations
 import csv
 import platform
 import shutil
+import tempfile
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from wnet_nb.cells.scores import InstanceScores
-from wnet_nb.colab import drive as storage
+from wnet_nb.colab.drive import free_name
+from wnet_nb.errors import UserError
 from wnet_nb.figures import plots, report
 from wnet_nb.files.result import Result
 from wnet_nb.files.run_files import HISTORY, read_history
-from wnet_nb.jobs import train as pipeline
 from wnet_nb.jobs.run_folder import versions
+from wnet_nb.jobs.train import keep_scores
 
 FOLDER = "Quality Control"
-COLUMNS = ("volume", "method", "cells", "Dice", "F1")
+COLUMNS = ("volume", "method", "cells", "Dice", "F1", "remark")
 
 
 def write_quality(run: Path, found: Sequence[Result], truth: Path | None = None) -> Path:
@@ -31,35 +33,42 @@ def write_quality(run: Path, found: Sequence[Result], truth: Path | None = None)
     found : sequence of Result
         Cells of its volumes.
     truth : Path, optional
-        True labels or points. F1 against labels is the mean over the overlaps of 0.1 to 0.9.
+        True labels or points, of some of the volumes at least. F1 against labels is the mean over
+        the overlaps of 0.1 to 0.9.
     """
-    folder = storage.free_name(run / FOLDER)
-    folder.mkdir()
-    figure = plots.plot_losses(read_history(run))
-    (folder / "training_losses.png").write_bytes(plots.figure_png(figure))
-    shutil.copyfile(run / HISTORY, folder / "training_evaluation.csv")
-    rows = [row for one in found for row in _score(one, truth, folder)]
+    with tempfile.TemporaryDirectory(dir=run, prefix=".quality-") as scratch:
+        folder = Path(scratch) / FOLDER
+        folder.mkdir()
+        figure = plots.plot_losses(read_history(run))
+        (folder / "training_losses.png").write_bytes(plots.figure_png(figure))
+        shutil.copyfile(run / HISTORY, folder / "training_evaluation.csv")
+        rows = [row for one in found for row in _score(one, truth, folder)]
+        with (folder / "quality_metrics.csv").open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([COLUMNS, *rows])
+        (folder / "version_log.txt").write_text(version_log() + "\n", encoding="utf-8")
+        folder = folder.rename(free_name(run / FOLDER))
     if truth is not None:
         report.renew(run)
-    with (folder / "quality_metrics.csv").open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([COLUMNS, *rows])
-    (folder / "version_log.txt").write_text(version_log() + "\n", encoding="utf-8")
     return folder
 
 
 def _score(one: Result, truth: Path | None, folder: Path) -> list[tuple]:
+    """Return one row for each method; without labels for this volume, the reason stands in it."""
     network = (one.name, "network", one.facts["count"])
     classical = (one.name, "classical", one.facts["baseline_count"])
     if truth is None:
-        return [network, classical]
-    scored = pipeline.keep_scores(one, truth)
+        return [(*network, "", "", "no labels"), (*classical, "", "", "no labels")]
+    try:
+        scored = keep_scores(one, truth)
+    except UserError as error:
+        return [(*network, "", "", error), (*classical, "", "", error)]
     if isinstance(scored.scores, InstanceScores):
         shutil.copyfile(one.scores_picture, folder / f"{one.name}_scores.png")
     f1 = [
         s.mean_f1 if isinstance(s, InstanceScores) else s.f1
         for s in (scored.scores, scored.baseline)
     ]
-    return [(*network, scored.dice, f1[0]), (*classical, "", f1[1])]
+    return [(*network, scored.dice, f1[0], ""), (*classical, "", f1[1], "")]
 
 
 def version_log() -> str:

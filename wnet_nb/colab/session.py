@@ -7,46 +7,41 @@ after writing. Everywhere else the same calls work without Drive.
 from __future__ import annotations
 
 import glob
+import sys
 import time
-from collections.abc import Callable, Generator
-from functools import partial, wraps
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import torch
+from tqdm import tqdm
 
 from wnet_nb import checkpoint, config
-from wnet_nb.cli.terminal import Speaker
-from wnet_nb.colab import drive as storage
+from wnet_nb.colab.drive import (
+    bring,
+    copy_verified,
+    fetch_volumes,
+    free_name,
+    pack,
+    result_files,
+)
 from wnet_nb.config import Settings
 from wnet_nb.errors import UserError
 from wnet_nb.events import EpochEnd, Event
-from wnet_nb.files import download as fetch
+from wnet_nb.files.archives import unpack
+from wnet_nb.files.download import Progress
 from wnet_nb.files.published import PUBLISHED, fetch_published
 from wnet_nb.files.run_files import SETTINGS
-from wnet_nb.jobs import segment as prediction
-from wnet_nb.jobs import train as pipeline
 from wnet_nb.jobs.inputs import Inputs
-from wnet_nb.widgets import Dashboard, Trained
+from wnet_nb.jobs.segment import load_model
+from wnet_nb.jobs.train import make_demo_files
+from wnet_nb.widgets import Dashboard, DataField, Trained
 
 EXAMPLE, OWN, LINK = "example volume", "own folder", "Drive link"
-STATES = "training states"
+BACKUPS = "training states"  # folder on Drive
 BACKUP_SECONDS = 300  # a lost runtime costs at most so much training, and the epoch it was in
 BACKUPS_KEPT = 2
-
-
-def _in_one_sentence(method: Callable) -> Callable:
-    """Turn the errors that a user can do something about into a `UserError`."""
-
-    @wraps(method)
-    def call(*arguments: Any, **options: Any) -> Any:
-        try:
-            return method(*arguments, **options)
-        except (ValueError, OSError) as error:
-            raise UserError(str(error)) from None
-
-    return call
 
 
 def on_colab() -> bool:
@@ -84,6 +79,10 @@ class Session:
         Folder of results on Drive.
     source, truth, run : Path or None
         Volumes to train on, their labels, and the run folder, as they become known.
+    results : dict of str to Path
+        Folders of the cells that other models found, by the name of the model.
+    data, images : DataField or None
+        What to train on, and where to find cells.
     """
 
     def __init__(self, use_drive: bool = False, *, folder: str = "wnet_nb") -> None:
@@ -92,13 +91,16 @@ class Session:
         self.my_drive = mount_drive(self.home / "drive") if use_drive and on_colab() else None
         self.drive = self.my_drive / folder if self.my_drive else None
         self.source = self.truth = self.run = None
-        self.speaker = Speaker()
+        self.data = self.images = None
+        self.results: dict[str, Path] = {}
+        self._said = ({}, False)  # of the data, when the images were chosen
         self._backed_up = 0.0
 
     def __str__(self) -> str:
         """Say where things are."""
-        where = f"Results go to '{self.drive}'." if self.drive else "Drive is not used: download "
-        return where if self.drive else where + "the results (section 7) before you leave."
+        if self.drive:
+            return f"Results go to '{self.drive}'."
+        return "Drive is not used: download the results (section 7) before you leave."
 
     def find(self, path: str) -> Path:
         """Return a file or folder given by its path, also relative to My Drive."""
@@ -111,7 +113,32 @@ class Session:
             "and choose Copy path, and paste that (Drive must be mounted, section 2.2)"
         )
 
-    @_in_one_sentence
+    def choose_data(self, kind: str, path: str = "", link: str = "", labels: str = "") -> DataField:
+        """Return the field for the stacks to train on; see `get_data`."""
+        source = self.get_data(kind, path, link, labels)
+        self.data = DataField(source, self.truth, like=self.data)
+        return self.data
+
+    def choose_images(self, path: str = "") -> DataField:
+        """Return the field for the stacks to find cells in, those of `get_data` if `path` is empty.
+
+        What was said of the data (channel, time, voxel size, slices) holds until it is changed
+        here, and what is changed here holds until it is said anew there.
+        """
+        if path.strip():
+            source = self._bring(self.find(path))
+        elif self.source is not None:
+            source = self.source
+        else:
+            raise UserError("no stacks were chosen in this session; fill in the images' path")
+        said = (self.data.options, self.data.slices.value) if self.data else ({}, False)
+        like = self.images if said == self._said else None
+        truth = self.truth if source == self.source else None
+        self.images, self._said = DataField(source, truth, options=said[0], like=like), said
+        if like is None:
+            self.images.slices.value = said[1]
+        return self.images
+
     def get_data(self, kind: str, path: str = "", link: str = "", labels: str = "") -> Path:
         """Bring the volumes to the local disk, once, and return where they are.
 
@@ -127,14 +154,13 @@ class Session:
         if kind == EXAMPLE:
             folder = self.home / "data" / "example"
             if not folder.exists():
-                pipeline.make_demo_files(folder, seed=0)
+                make_demo_files(folder, seed=0)
             self.source, self.truth = folder / "example.tif", folder / "truth"
         elif kind == OWN:
             self.source = self._bring(self.find(path))
         elif kind == LINK:
-            with self.speaker.bar("fetching", 0, "MB") as bar:
-                data = self.home / "data"
-                self.source = storage.fetch_volumes(link, data, partial(_advance, bar))
+            with _bar("fetching") as progress:
+                self.source = fetch_volumes(link, self.home / "data", progress)
         else:
             raise UserError(f"'{kind}' is not one of: {EXAMPLE}, {OWN}, {LINK}")
         if labels.strip():
@@ -145,32 +171,24 @@ class Session:
         """Copy a file or folder from Drive, where many small reads are slow."""
         if self.my_drive is None or not source.is_relative_to(self.my_drive):
             return source
-        with self.speaker.bar("copying from Drive", 0, "MB") as bar:
-            return storage.bring(source, self.home / "data", partial(_advance, bar))
+        with _bar("copying from Drive") as progress:
+            return bring(source, self.home / "data", progress)
 
-    @_in_one_sentence
-    def get_images(self, path: str = "") -> Path:
-        """Return the stacks at a path, brought to the local disk; those of `get_data` if empty."""
-        if path.strip():
-            return self._bring(self.find(path))
-        if self.source is None:
-            raise UserError("no stacks were chosen in this session; fill in the images' path")
-        return self.source
-
-    @_in_one_sentence
     def start_from(self, settings: Settings, source: str) -> Settings:
         """Return settings that start from trained weights, which must fit; unchanged if none.
 
-        The learning rate is divided by ten, as trained weights need only small steps.
+        The learning rate is divided by ten, as trained weights need only small steps; once, however
+        often this is asked.
         """
-        if not source.strip():
+        source = source.strip()
+        if not source:
             return settings
-        known = source.strip() == PUBLISHED
-        path = fetch_published() if known else self.find(source)
+        path = fetch_published() if source == PUBLISHED else self.find(source)
         checkpoint.load_start_weights(checkpoint.build_model(settings), path)
-        return settings.replace(start_from=str(path), learning_rate=settings.learning_rate / 10)
+        rate = settings.learning_rate if settings.start_from else settings.learning_rate / 10
+        start = PUBLISHED if source == PUBLISHED else str(path)
+        return settings.replace(start_from=start, learning_rate=rate)
 
-    @_in_one_sentence
     def open_run(self, name: str, settings: Settings, *, resume: bool = False) -> Settings:
         """Choose the run folder: a new one, or the newest run to go on with.
 
@@ -189,7 +207,7 @@ class Session:
         """Return a run folder whose name no run has, here or on Drive."""
         run, number = self.home / "runs" / name, 1
         while run.exists() or (
-            self.drive and any((self.drive / STATES).glob(f"{glob.escape(run.name)} step *.zip"))
+            self.drive and any((self.drive / BACKUPS).glob(f"{glob.escape(run.name)} step *.zip"))
         ):
             number += 1
             run = run.with_name(f"{name}-{number}")
@@ -197,16 +215,16 @@ class Session:
 
     def _newest_run(self) -> Path:
         found = [p.parent.parent for p in self.home.glob(f"runs/*/{checkpoint.STATES}/step-*.pt")]
-        found += list((self.drive / STATES).glob("*.zip")) if self.drive else []
+        found += list((self.drive / BACKUPS).glob("*.zip")) if self.drive else []
         for one in sorted(set(found), key=_age):
             if one.is_dir():
                 return one
-            run = storage.free_name(self.home / "runs" / one.stem.rpartition(" step ")[0])
+            run = free_name(self.home / "runs" / one.stem.rpartition(" step ")[0])
             try:
-                fetch.unpack(one, run)
+                unpack(one, run)
                 return run
             except UserError as error:  # a copy that broke off: there is one before it
-                self.speaker.remark(f"{error}; the copy before it is taken")
+                tqdm.write(f"{error}; the copy before it is taken")
         raise UserError(
             "there is no run to go on with; mount the Drive that it was saved to (section 2.2), or "
             "start a new one"
@@ -232,61 +250,76 @@ class Session:
         self._backed_up = time.monotonic()
         try:
             self.back_up()
-        except (OSError, ValueError) as error:  # a full Drive must not end a training
-            self.speaker.remark(f"the training goes on, but without a copy on Drive: {error}")
+        except (OSError, UserError) as error:  # a full Drive must not end a training
+            tqdm.write(f"the training goes on, but without a copy on Drive: {error}")
 
     def back_up(self) -> Path | None:
         """Copy what is needed to go on with the run to Drive, as one new file."""
         states = sorted((self.run / checkpoint.STATES).glob("step-*.pt"))
         if self.drive is None or not states:
             return None
-        folder = self.drive / STATES
+        folder = self.drive / BACKUPS
         target = folder / f"{self.run.name} {states[-1].stem.replace('-', ' ')}.zip"
         if not target.exists():
             files = [*(p for p in self.run.iterdir() if p.is_file()), states[-1]]
-            packed = storage.pack(self.run, files, self.home / f".{target.name}")
+            packed = pack(self.run, files, self.home / f".{target.name}")
             try:
-                storage.copy_verified(packed, target)
+                copy_verified(packed, target)
             finally:
                 packed.unlink()
         for old in sorted(folder.glob(f"{glob.escape(self.run.name)} step *.zip"))[:-BACKUPS_KEPT]:
             old.unlink()  # ours, and older than two that were read back
         return target
 
-    @_in_one_sentence
     def open_model(self, model: str = "") -> Trained:
-        """Return the network trained in this session, or the one at a path (or ``published``)."""
-        if not model.strip():
+        """Return the network trained in this session, or the one at a path (or ``published``).
+
+        Cells that another model finds go to a folder of their own in `results`.
+        """
+        model = model.strip()
+        if not model:
             if self.run is None:
                 raise UserError("nothing was trained in this session; fill in the model's path")
-            path = self.run
-        else:
-            path = PUBLISHED if model.strip() == PUBLISHED else self.find(model)
-            self.run = storage.free_name(self.home / "results" / Path(path).stem)
-            self.run.mkdir(parents=True)
-        loaded = prediction.load_model(path)
-        return Trained(self.run, loaded, tuple(loaded.history), True)
+            loaded = load_model(self.run)
+            return Trained(self.run, loaded, tuple(loaded.history), True)
+        path = PUBLISHED if model == PUBLISHED else self.find(model)
+        loaded = load_model(path)
+        if str(path) not in self.results:
+            folder = free_name(self.home / "results" / Path(path).stem)
+            folder.mkdir(parents=True)
+            self.results[str(path)] = folder
+        return Trained(self.results[str(path)], loaded, tuple(loaded.history), True)
 
-    @_in_one_sentence
     def save(self, *, download: bool) -> str:
-        """Copy the results to a new folder on Drive, and as a zip to the browser; say where."""
-        if self.run is None:
+        """Copy all results to new folders on Drive, and as zips to the browser; say where."""
+        folders = [folder for folder in (self.run, *self.results.values()) if folder]
+        found = {folder: files for folder in folders if (files := result_files(folder))}
+        if not found:
             raise UserError("there are no results yet; run section 4 or 6 first")
-        files, said = storage.result_files(self.run), [f"The results are in '{self.run}'."]
-        if self.drive:
-            target = storage.free_name(self.drive / self.run.name)
-            part = storage.free_name(target.with_name(f".{target.name}.part"))
-            for file in files:
-                storage.copy_verified(file, part / file.relative_to(self.run))
-            part.rename(target)
-            said.append(f"{len(files)} files were copied to '{target}' and read back.")
-        if download and on_colab():
-            from google.colab import files as browser
+        said = []
+        for folder, files in found.items():
+            said.append(f"The results are in '{folder}'.")
+            if self.drive:
+                said.append(self._save_to_drive(folder, files))
+            if download and on_colab():
+                from google.colab import files as browser
 
-            packed = storage.free_name(self.home / f"{self.run.name}.zip")
-            browser.download(str(storage.pack(self.run, files, packed)))
-            said.append(f"'{packed.name}' is on its way to your computer.")
+                packed = free_name(self.home / f"{folder.name}.zip")
+                browser.download(str(pack(folder, files, packed)))
+                said.append(f"'{packed.name}' is on its way to your computer.")
         return "\n".join(said)
+
+    def _save_to_drive(self, folder: Path, files: list[Path]) -> str:
+        target = free_name(self.drive / folder.name)
+        part = free_name(target.with_name(f".{target.name}.part"))
+        for file in files:
+            copy_verified(file, part / file.relative_to(folder))
+        part.rename(target)
+        return (
+            f"{len(files)} files were copied to '{target}' and read back on this machine. Colab "
+            "sends them on to Google by itself: leave the session open until drive.google.com "
+            "shows them."
+        )
 
 
 def mount_drive(point: Path) -> Path:
@@ -305,9 +338,16 @@ def _age(path: Path) -> float:
     return -max(file.stat().st_mtime for file in newest)
 
 
-def _advance(bar: Any, done: int, total: int) -> None:
-    bar.total = round(total / 1e6) or None
-    bar.update(round(done / 1e6) - bar.n)
+@contextmanager
+def _bar(title: str) -> Iterator[Progress]:
+    """Show a progress bar on stdout: Colab shows what goes to stderr as if it were an error."""
+    with tqdm(desc=title, unit="B", unit_scale=True, file=sys.stdout) as bar:
+
+        def advance(done: int, total: int) -> None:
+            bar.total = total or None
+            bar.update(done - bar.n)
+
+        yield advance
 
 
 class _SafeDashboard(Dashboard):

@@ -73,7 +73,8 @@ class DataField(Panel):
         self.found = widgets.HTML()
         more = widgets.Accordion(children=[widgets.VBox([self.slices, *self.fields.values()])])
         more.set_title(0, "Channel, time point, voxel size")
-        more.selected_index = None
+        is_said = any(value is not None for value in self.options.values())
+        more.selected_index = 0 if is_said else None  # open where it says something
         for control in (self.path, self.labels, self.slices):
             control.observe(self.read, "value")
         super().__init__([self.path, self.labels, more, self.found], words=lambda: self.found.value)
