@@ -9,8 +9,10 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 from torch import nn
 
+from wnet_nb.cells.foreground import find_foreground
 from wnet_nb.cells.measure import measure_cells
-from wnet_nb.cells.outlines import _blocks, find_foreground, segment_instances
+from wnet_nb.cells.outlines import segment_instances
+from wnet_nb.cells.regions import blocks
 from wnet_nb.cells.scores import centroids, match_instances
 from wnet_nb.cells.size import estimate_cell_radius
 from wnet_nb.config import Settings
@@ -318,7 +320,7 @@ def cut_cells(labels, seams):
 
 @pytest.mark.parametrize("block_size", [22, 16, 32])
 def test_cells_on_every_seam_of_blocks_are_those_of_the_whole(block_size):
-    seams = sorted({block[0].start for block in _blocks((64,) * 3, block_size)} - {0})
+    seams = sorted({block[0].start for block in blocks((64,) * 3, block_size)} - {0})
     image, n = balls_on(seams)
     probabilities = two_classes(image > 50)
     whole = segment(probabilities, image, block_size=64)

@@ -14,6 +14,8 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 from scipy.spatial import cKDTree
 
+from wnet_nb.errors import UserError
+
 IOU_THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
@@ -98,7 +100,7 @@ def dice(prediction: np.ndarray, truth: np.ndarray) -> float:
 
     Raises
     ------
-    ValueError
+    UserError
         If the shapes differ, or an array holds floats or negative values.
     """
     prediction, truth = _as_foreground(prediction, "prediction"), _as_foreground(truth, "truth")
@@ -125,7 +127,7 @@ def match_instances(
 
     Raises
     ------
-    ValueError
+    UserError
         If the shapes differ, an array is not of labels, or a threshold lies outside its range.
 
     Examples
@@ -137,7 +139,7 @@ def match_instances(
     _check_same_shape(prediction, truth)
     thresholds = tuple(float(threshold) for threshold in thresholds)
     if not thresholds or not all(0 < threshold <= 1 for threshold in thresholds):
-        raise ValueError(f"thresholds {thresholds} do not fit; give values above 0 and at most 1")
+        raise UserError(f"thresholds {thresholds} do not fit; give values above 0 and at most 1")
 
     rows, columns, ious, n_predicted, n_true = _overlap_ious(prediction, truth)
     empty_iou = 1.0 if n_predicted == n_true == 0 else 0.0
@@ -171,7 +173,7 @@ def match_points(
 
     Raises
     ------
-    ValueError
+    UserError
         If an argument is not as described, or a point lies more than one voxel outside the
         volume (most often its coordinates are in another order).
     """
@@ -180,7 +182,7 @@ def match_points(
     sizes = np.asarray([radius_um, *voxel_size_um], dtype=float)
     if sizes.size != 4 or not (np.isfinite(sizes) & (sizes > 0)).all():
         given = f"radius_um {radius_um} and voxel_size_um {voxel_size_um} do not fit"
-        raise ValueError(f"{given}; give one and three (z, y, x) positive values in µm")
+        raise UserError(f"{given}; give one and three (z, y, x) positive values in µm")
     found = centroids(prediction)
     true_tree, found_tree = cKDTree(points * sizes[1:]), cKDTree(found * sizes[1:])
     pairs = true_tree.sparse_distance_matrix(found_tree, radius_um, output_type="ndarray")
@@ -193,7 +195,7 @@ def match_points(
 def centroids(labels: np.ndarray) -> np.ndarray:
     """Return the mean voxel index of every cell, (n, 3) float64 (z, y, x), by rising label.
 
-    ``labels`` is (Z, Y, X), integer, 0 is background. Raises ValueError if it is not of labels.
+    ``labels`` is (Z, Y, X), integer, 0 is background. Raises UserError if it is not of labels.
     """
     labels = _as_labels(labels, "labels")
     values = np.unique(labels[labels > 0])
@@ -265,7 +267,7 @@ def _count_and_rate(matched, n_predicted, n_true):
 def _check_same_shape(prediction, truth):
     if prediction.shape != truth.shape:
         shapes = f"prediction has shape {prediction.shape}, truth has shape {truth.shape}"
-        raise ValueError(f"{shapes}; give two arrays of the same volume")
+        raise UserError(f"{shapes}; give two arrays of the same volume")
 
 
 def _as_foreground(array, name):
@@ -276,10 +278,10 @@ def _as_foreground(array, name):
 def _as_labels(array, name):
     array = np.asarray(array)
     if array.dtype.kind not in "iu":
-        raise ValueError(f"{name} is {array.dtype}, not labels; label it or convert it to uint32")
+        raise UserError(f"{name} is {array.dtype}, not labels; label it or convert it to uint32")
     low, high = int(array.min(initial=0)), int(array.max(initial=0))
     if low < 0 or high >= 2**32:
-        raise ValueError(f"{name} holds the label {low or high}; give labels in 0..4294967295")
+        raise UserError(f"{name} holds the label {low or high}; give labels in 0..4294967295")
     return array
 
 
@@ -287,9 +289,9 @@ def _check_points(points, shape):
     points = np.asarray(points, dtype=float)
     points = points if points.size else points.reshape(0, 3)
     if points.shape[1:] != (3,) or len(shape) != 3:
-        raise ValueError(f"points are {points.shape}, labels {shape}; give (n, 3) and (Z, Y, X)")
+        raise UserError(f"points are {points.shape}, labels {shape}; give (n, 3) and (Z, Y, X)")
     outside = ~((points >= -1) & (points <= shape)).all(axis=1)  # NaN counts as outside
     if outside.any():
         point = f"points[{outside.argmax()}] = {points[outside.argmax()].tolist()}"
-        raise ValueError(f"{point} lies outside the volume {shape}; give (z, y, x) in voxels")
+        raise UserError(f"{point} lies outside the volume {shape}; give (z, y, x) in voxels")
     return points

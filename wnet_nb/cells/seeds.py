@@ -139,7 +139,7 @@ def find_seeds(blob: np.ndarray, near: np.ndarray, radii: np.ndarray, floor: flo
     """
     reach = np.maximum(np.floor(SEED_DISTANCE * radii).astype(int), 1)
     peaks = _are_peaks(blob, np.maximum(reach | 1, 3)) & (blob >= floor)
-    kept = _separate(np.argwhere(peaks & (near > SEED_PROBABILITY)), blob, radii)
+    kept = separate(np.argwhere(peaks & (near > SEED_PROBABILITY)), blob, radii, SEED_DISTANCE)
     return kept[np.lexsort(kept.T[::-1])]
 
 
@@ -147,11 +147,13 @@ def _are_peaks(blob: np.ndarray, size: int | np.ndarray) -> np.ndarray:
     return (blob == ndimage.maximum_filter(blob, size=size)) & (blob > 0)
 
 
-def _separate(places: np.ndarray, blob: np.ndarray, radii: np.ndarray) -> np.ndarray:
+def separate(
+    places: np.ndarray, blob: np.ndarray, radii: np.ndarray, distance: float
+) -> np.ndarray:
     """Return those places (n, 3) that are cells of their own, the strongest first.
 
-    A place is dropped near a stronger one that is kept: closer than `SEED_DISTANCE`, or so that
-    the Laplacian hardly dips on the line between them, as within one large or textured cell.
+    A place is dropped near a stronger one that is kept: closer than `distance` cell radii, or so
+    that the Laplacian hardly dips on the line between them, as within one large or textured cell.
     """
     places = places[np.argsort(-blob[tuple(places.T)], kind="stable")]
     peaks = blob[tuple(places.T)]
@@ -160,7 +162,7 @@ def _separate(places: np.ndarray, blob: np.ndarray, radii: np.ndarray) -> np.nda
     ends = places[pairs]  # (m, 2, 3)
     lines = ends[:, :1] + np.linspace(0, 1, 9)[:, None] * (ends[:, 1:] - ends[:, :1])  # (m, 9, 3)
     saddles = ndimage.map_coordinates(blob, lines.reshape(-1, 3).T, order=1).reshape(-1, 9).min(1)
-    close = (((ends[:, 0] - ends[:, 1]) / radii) ** 2).sum(1) < SEED_DISTANCE**2
+    close = (((ends[:, 0] - ends[:, 1]) / radii) ** 2).sum(1) < distance**2
     same = close | (saddles > (1 - DIP) * peaks[pairs[:, 1]])
     free = np.ones(len(places), bool)
     for strong, weak in pairs[same][np.lexsort(pairs[same].T)]:

@@ -10,6 +10,8 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
+from wnet_nb.errors import UserError
+
 _SCALE_STEP = 2**0.25
 _SMALLEST_RADIUS = (
     1.5  # in voxels of the finest axis; below, a blob is indistinguishable from noise
@@ -90,7 +92,7 @@ def estimate_cell_radius(
 
     Raises
     ------
-    ValueError
+    UserError
         If the shapes disagree, a voxel size is not positive, the image is not finite or constant,
         or no blob stands out of the noise.
 
@@ -109,7 +111,7 @@ def estimate_cell_radius(
     spacing = _checked_spacing(image, voxel_size_um, foreground)
     blobs = _find_blobs(image, spacing, foreground)
     if len(blobs) == 0:
-        raise ValueError(
+        raise UserError(
             "no blob stands out of the noise, so no cell size can be estimated; "
             "give the cell radius yourself"
         )
@@ -154,19 +156,19 @@ def _reason(radius, finest, n_cells, n_blobs, spread) -> str:
 
 
 def _checked_spacing(image, voxel_size_um, foreground) -> np.ndarray:
-    """Return the voxel size as float64 (3,), or raise ValueError for unusable arguments."""
+    """Return the voxel size as float64 (3,), or raise UserError for unusable arguments."""
     spacing = np.asarray(voxel_size_um, dtype=np.float64)
     if image.ndim != 3:
-        raise ValueError(f"image of shape {image.shape} is not a volume (z, y, x)")
+        raise UserError(f"image of shape {image.shape} is not a volume (z, y, x)")
     if spacing.shape != (3,) or not np.all(np.isfinite(spacing)) or np.any(spacing <= 0):
-        raise ValueError(f"voxel_size_um {voxel_size_um} is not three positive lengths (z, y, x)")
+        raise UserError(f"voxel_size_um {voxel_size_um} is not three positive lengths (z, y, x)")
     if foreground is not None and foreground.shape != image.shape:
-        raise ValueError(f"foreground has shape {foreground.shape}, the image {image.shape}")
+        raise UserError(f"foreground has shape {foreground.shape}, the image {image.shape}")
     low, high = float(image.min()), float(image.max())
     if not np.isfinite(high - low):
-        raise ValueError("the image has values that are not finite; replace them first")
+        raise UserError("the image has values that are not finite; replace them first")
     if high == low:
-        raise ValueError(f"the image is constant ({low:g}), so it has no cells to measure")
+        raise UserError(f"the image is constant ({low:g}), so it has no cells to measure")
     return spacing
 
 
