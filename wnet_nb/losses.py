@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
+import operator
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -73,6 +76,35 @@ def soft_ncut_loss(
     raise ValueError(f"affinity='{affinity}' must be class_mean or pairwise")
 
 
+def intensity_exponent(difference: Any, sigma: float, affinity: str) -> Any:
+    """Return the logarithm of how alike brightnesses count that differ by `difference` (of 0-100).
+
+    For ``class_mean`` -d^4 / sigma^2, where d is the distance from the mean of the class; the
+    fourth power is the published behaviour (CellSeg3D), kept so that sigmas mean the same. For
+    ``pairwise`` -d^2 / sigma^2. Takes and returns a Tensor, an ndarray or a number.
+    """
+    power = 4 if affinity == "class_mean" else 2
+    return difference**power / -(sigma**2)
+
+
+def spatial_exponent(squared_distance: Any, sigma: float, affinity: str) -> Any:
+    """Return the logarithm of how near voxels count, from the square of their distance in voxels.
+
+    For ``class_mean`` -d^2 / (2 sigma^2), for ``pairwise`` -d^2 / sigma^2.
+    """
+    return squared_distance / -((2 if affinity == "class_mean" else 1) * sigma**2)
+
+
+def within_reach(offset: Sequence[Any], radius: float, affinity: str) -> Any:
+    """Say whether voxels `offset` apart (one number or array per axis) are compared at all.
+
+    For ``class_mean`` inside a cube of side 2 radius + 1, for ``pairwise`` closer than `radius`.
+    """
+    if affinity == "pairwise":
+        return sum(d * d for d in offset) < radius**2
+    return functools.reduce(operator.and_, (abs(d) <= radius for d in offset))
+
+
 def _class_mean_ncut(
     p: Tensor, image: Tensor, intensity_sigma: float, spatial_sigma: float, radius: int
 ) -> Tensor:
@@ -80,11 +112,10 @@ def _class_mean_ncut(
 
     mu_k = mean(I p_k) / (mean(p_k) + 1e-5);  w_k = exp(-(I - mu_k)^4 / sigma_I^2)
     L = K - mean over the batch of sum_k [sum p_k (G * (p_k w_k))] / [sum p_k (G * w_k) + 1e-6]
-    The fourth power is the published behaviour (CellSeg3D), kept so that sigmas mean the same.
     """
     space = (2, 3, 4)
     mean = (image * p).mean(space, keepdim=True) / (p.mean(space, keepdim=True) + MEAN_EPSILON)
-    weight = torch.exp(-((image - mean) ** 4) / intensity_sigma**2)  # (N, K, Z, Y, X)
+    weight = intensity_exponent(image - mean, intensity_sigma, "class_mean").exp()  # (N, K, ZYX)
     # G is symmetric, so sum p (G * w) = sum (G * p) w: one pass over p serves both sums.
     smooth = gaussian_sum(p, spatial_sigma, radius)
     association = (smooth * p * weight).sum(space)  # (N, K)
@@ -106,8 +137,8 @@ def gaussian_sum(x: Tensor, sigma: float, radius: int) -> Tensor:
 def _band(n: int, sigma: float, radius: int, like: Tensor) -> Tensor:
     position = torch.arange(n, device=like.device, dtype=like.dtype)
     distance = (position[:, None] - position[None, :]).abs()
-    kernel = torch.exp(-(distance**2) / (2 * sigma**2))
-    return torch.where(distance <= radius, kernel, 0)
+    kernel = spatial_exponent(distance**2, sigma, "class_mean").exp()
+    return torch.where(within_reach((distance,), radius, "class_mean"), kernel, 0)
 
 
 class _PairwiseNcut(torch.autograd.Function):
@@ -131,10 +162,10 @@ class _PairwiseNcut(torch.autograd.Function):
         product = p.clone()  # W p, started with the pair of each voxel with itself (weight 1)
         degree = torch.ones_like(image)
         for offset in _half_offsets(radius, image.shape[2:]):
-            spatial = sum(d * d for d in offset) / spatial_sigma**2
+            spatial = spatial_exponent(sum(d * d for d in offset), spatial_sigma, "pairwise")
             here, there = _overlap(offset, image.shape[2:])
-            weight = image[here] - image[there]
-            weight = weight.square_().div_(-(intensity_sigma**2)).sub_(spatial).exp_()
+            weight = intensity_exponent(image[here] - image[there], intensity_sigma, "pairwise")
+            weight = weight.add_(spatial).exp_()
             product[here].addcmul_(weight, p[there])
             product[there].addcmul_(weight, p[here])
             degree[here] += weight
@@ -159,7 +190,7 @@ def _half_offsets(radius: float, shape: torch.Size) -> list[tuple[int, int, int]
         offset
         for offset in itertools.product(reach, repeat=3)
         if offset > (0, 0, 0)
-        and sum(d * d for d in offset) < radius**2
+        and within_reach(offset, radius, "pairwise")
         and all(abs(d) < n for d, n in zip(offset, shape, strict=True))
     ]
 

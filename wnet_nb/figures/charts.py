@@ -47,18 +47,16 @@ def affinity_terms(
     intensity, spatial : ndarray
         Each as large as the window, in 0-1; see `losses.soft_ncut_loss` for the formulas.
     """
+    from wnet_nb import losses  # brings torch, which no other figure needs
+
+    form = settings.affinity
     y, x = np.ogrid[window]
     difference = plane[window] - plane[tuple(point)]
-    apart = (y - point[0]), (x - point[1])
-    squared = apart[0] ** 2 + apart[1] ** 2
-    power, scale = (4, 2.0) if settings.affinity == "class_mean" else (2, 1.0)
-    intensity = np.exp(-(np.abs(difference) ** power) / settings.intensity_sigma**2)
-    spatial = np.exp(-squared / (scale * settings.spatial_sigma**2))
-    if settings.affinity == "class_mean":
-        inside = np.maximum(*map(np.abs, apart)) <= settings.radius
-    else:
-        inside = squared < settings.radius**2
-    return intensity, spatial * inside
+    offset = (y - point[0], x - point[1])
+    squared = offset[0] ** 2 + offset[1] ** 2
+    intensity = np.exp(losses.intensity_exponent(difference, settings.intensity_sigma, form))
+    spatial = np.exp(losses.spatial_exponent(squared, settings.spatial_sigma, form))
+    return intensity, spatial * losses.within_reach(offset, settings.radius, form)
 
 
 def plot_affinity(plane: np.ndarray, point: Sequence[int], settings: Settings) -> Figure:
