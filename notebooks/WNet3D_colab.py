@@ -159,7 +159,8 @@ fields = dict(n_classes=n_classes, epochs=epochs, batch_size=batch_size, patch_s
 fields |= dict(patches_per_volume=patches_per_volume, learning_rate=learning_rate)
 chosen = {} if use_the_preset else fields
 main_settings = config.preset(preset, **chosen, **data.options)
-print(*(f"{n} = {getattr(main_settings, n)}" for n in [*fields, *config.LIVE]), sep="\n")
+shown = [*fields, *config.names_with("slider")]
+print(*(f"{n} = {getattr(main_settings, n)}" for n in shown), sep="\n")
 
 # %% [markdown]
 # ## 3.2 Data augmentation

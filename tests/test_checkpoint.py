@@ -248,35 +248,45 @@ def state_at(step):
 
 
 def test_state_comes_back_as_saved(tmp_path):
-    save_state(tmp_path / "run", state_at(7), best=False)
-    found = load_newest_state(tmp_path / "run")
+    save_state(tmp_path / "run", state_at(7))
+    found, damaged = load_newest_state(tmp_path / "run")
+    assert not damaged
     assert found["step"] == 7 and found["history"] == [{"a": 1.5}]
     assert torch.equal(found["model"]["w"], torch.full((3,), 7.0))
 
 
-def test_last_two_states_and_the_best_one_are_kept(tmp_path):
+def test_last_two_states_are_kept(tmp_path):
     for step in (5, 10, 95, 100, 1000):
-        save_state(tmp_path, state_at(step), best=step == 10)
+        save_state(tmp_path, state_at(step))
     names = [p.name for p in sorted((tmp_path / STATES).iterdir())]
-    assert names == ["best.pt", "step-00000100.pt", "step-00001000.pt"]
-    assert torch.load(tmp_path / STATES / "best.pt", weights_only=True)["step"] == 10
+    assert names == ["step-00000100.pt", "step-00001000.pt"]
+
+
+def test_half_a_state_of_a_killed_process_does_not_stay_for_ever(tmp_path):
+    save_state(tmp_path, state_at(1))
+    (tmp_path / STATES / ".step-00000002.pt.part").write_bytes(b"half")
+    assert load_newest_state(tmp_path)[0]["step"] == 1
+    save_state(tmp_path, state_at(3))
+    names = [p.name for p in sorted((tmp_path / STATES).iterdir())]
+    assert names == ["step-00000001.pt", "step-00000003.pt"]
 
 
 def test_there_is_no_state_in_a_new_folder(tmp_path):
-    assert load_newest_state(tmp_path) is None
+    assert load_newest_state(tmp_path) == (None, [])
 
 
-def test_damaged_newest_state_gives_way_to_the_one_before(tmp_path):
+def test_damaged_newest_state_gives_way_to_the_one_before_and_is_named(tmp_path):
     for step in (1, 2):
-        save_state(tmp_path, state_at(step), best=False)
+        save_state(tmp_path, state_at(step))
     newest = tmp_path / STATES / "step-00000002.pt"
     newest.write_bytes(newest.read_bytes()[:-40])
-    assert load_newest_state(tmp_path)["step"] == 1
+    state, (words,) = load_newest_state(tmp_path)
+    assert state["step"] == 1 and "step-00000002.pt" in words
 
 
 def test_states_that_are_all_damaged_are_not_taken_for_none(tmp_path):
     for step in (1, 2):
-        save_state(tmp_path, state_at(step), best=False)
+        save_state(tmp_path, state_at(step))
         (tmp_path / STATES / f"step-{step:08d}.pt").write_bytes(b"")
     with pytest.raises(UserError, match=r"step-00000002\.pt"):
         load_newest_state(tmp_path)

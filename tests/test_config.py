@@ -9,13 +9,14 @@ import pytest
 from wnet_nb.config import (
     DEFAULTS,
     GROUPS,
-    LIVE,
     OPTIONS,
     PRESETS,
+    ROLES,
     Settings,
     check_value,
     from_mapping,
     load_settings,
+    names_with,
     parse_assignments,
     preset,
 )
@@ -63,6 +64,8 @@ OTHERS = {  # one allowed value per option that is not its default
     "precision": "float32",
     "seed": 11,
     "validation_interval": 2,
+    "save_interval_minutes": 1.5,
+    "recover": False,
     "start_from": "my run/weights.safetensors",
     "patch_size": (32, 64, 48),
     "patches_per_volume": 9,
@@ -142,8 +145,25 @@ def test_length_in_voxels_or_micrometres_states_its_unit(name):
         assert unit == "voxels"
 
 
-def test_live_options_exist_and_are_numbers():
-    assert set(LIVE) <= set(NUMBERS)
+def test_live_options_are_numbers_that_affect_the_training():
+    assert set(names_with("live")) <= set(NUMBERS) & set(names_with("training"))
+    assert {"learning_rate", "epochs", "ncut_weight", "radius"} <= set(names_with("live"))
+
+
+def test_every_role_has_options_and_every_option_known_roles():
+    assert all(names_with(role) for role in ROLES)
+    assert all(option.roles <= set(ROLES) for option in OPTIONS.values())
+    assert set(names_with("slider")) <= set(names_with("live"))
+
+
+def test_what_decides_the_preparation_affects_the_training():
+    deciding = {"cell_radius_um", "voxel_size_um", "match_cell_size", "normalisation", "channel"}
+    assert deciding <= set(names_with("training"))
+
+
+def test_unknown_role_is_an_error_of_ours():
+    with pytest.raises(ValueError, match="no role 'alive'"):
+        names_with("alive")
 
 
 def test_unknown_name_is_refused_with_the_names_there_are():
@@ -193,7 +213,7 @@ def test_unknown_choice_is_refused_with_the_choices(name):
     refused(name, 1)
 
 
-@pytest.mark.parametrize("name", ["augmentation", "flips"])
+@pytest.mark.parametrize("name", ["augmentation", "flips", "recover"])
 @pytest.mark.parametrize("value", [0, 1, "true", 2.0])
 def test_only_true_and_false_are_taken_for_a_switch(name, value):
     refused(name, value)

@@ -4,26 +4,33 @@ import math
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from wnet_nb.config import Settings
 from wnet_nb.data import (
     Normalisation,
     PatchSampler,
+    Prepared,
     augment,
     fit_normalisation,
     fit_patch_shape,
     normalise,
+    prepare,
+    subtract_background,
 )
 from wnet_nb.errors import UserError
-from wnet_nb.grid import pad_to
+from wnet_nb.grid import average_blocks
 
+BOTH = Settings(match_cell_size=True, subtract_background=True)
+UNIT = (1.0, 1.0, 1.0)
 DTYPES = ["bool", "u1", "i1", ">u2", "<u2", "<i2", ">i4", "u4", "<u8", "i8", "f2", ">f4", "<f8"]
 
 
 def sampler_of(arrays, **options):
     """Return a sampler of the arrays as they are, 0-100 being 0-100."""
     ranges = [Normalisation("minmax", 0.0, 100.0)] * len(arrays)
-    return PatchSampler(arrays, ranges, Settings(**options))
+    volumes = [Prepared(a, r) for a, r in zip(arrays, ranges, strict=True)]
+    return PatchSampler(volumes, Settings(**options))
 
 
 def ramp(shape):
@@ -137,19 +144,6 @@ def test_memory_map_gives_the_same_numbers_as_memory(dtype, tmp_path):
         for a in (mapped, array)
     ]
     np.testing.assert_array_equal(*drawn)
-
-
-def test_padding_mirrors_the_volume_at_its_far_ends():
-    array = np.arange(6).reshape(1, 2, 3)
-    padded = pad_to(array, (3, 2, 5))
-    assert padded.shape == (3, 2, 5)
-    np.testing.assert_array_equal(padded[:, :, :3], np.repeat(array, 3, axis=0))
-    np.testing.assert_array_equal(padded[0, 0], [0, 1, 2, 2, 1])
-
-
-def test_volume_as_large_as_the_shape_is_not_copied():
-    array = np.zeros((4, 5, 6))
-    assert pad_to(array, (4, 2, 6)) is array
 
 
 @pytest.mark.parametrize(
@@ -267,10 +261,127 @@ def test_preview_patch_is_the_richest_of_those_tried():
     assert sampler.richest(np.random.default_rng(0), tries=64).any()
 
 
-def test_epoch_takes_every_volume_equally_often_with_a_smaller_last_batch():
+def test_epoch_takes_every_volume_equally_often_in_an_order_of_its_own():
     sampler = sampler_of([ramp((8, 8, 8))] * 3, patch_size=8, radius=1)
-    batches = sampler.epoch(5, 4, np.random.default_rng(0))
-    assert [len(batch) for batch in batches] == [4, 4, 4, 3]
-    assert np.bincount(np.concatenate(batches)).tolist() == [5, 5, 5]
-    assert batches == sampler.epoch(5, 4, np.random.default_rng(0))
-    assert batches != sampler.epoch(5, 4, np.random.default_rng(1))
+    order = sampler.epoch(5, np.random.default_rng(0))
+    assert np.bincount(order).tolist() == [5, 5, 5]
+    assert order == sampler.epoch(5, np.random.default_rng(0))
+    assert order != sampler.epoch(5, np.random.default_rng(1))
+
+
+def positions(shape, axis):
+    """Return a volume whose values are the positions along an axis, float32."""
+    return np.indices(shape, np.float32)[axis]
+
+
+def ball(shape, radius, value=100.0):
+    """Return a soft ball in the middle of a volume, float32."""
+    grid = np.moveaxis(np.indices(shape), 0, -1) - (np.array(shape) - 1) / 2
+    return value / (1 + np.exp(2 * (np.linalg.norm(grid, axis=-1) - radius))).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def example():
+    """Return a noisy volume with blobs about 8 voxels in radius, uint16."""
+    random = np.random.default_rng(0)
+    blobs = ndimage.gaussian_filter(random.random((48, 64, 64)), 6)
+    return random.poisson(4000 * (blobs - blobs.min()) / np.ptp(blobs)).astype(np.uint16)
+
+
+@pytest.mark.parametrize("dtype", ["u1", ">u2", "i4", "f4", ">f8"])
+def test_memory_map_of_any_dtype_gives_what_the_array_gives(dtype, example, tmp_path):
+    image = (example // 8).astype(dtype)
+    np.save(tmp_path / "image.npy", image)
+    mapped = np.load(tmp_path / "image.npy", mmap_mode="r")
+    for function in (
+        lambda a: average_blocks(a, (2, 3, 2)),
+        lambda a: subtract_background(a, (4.0, 4.0, 4.0)),
+        lambda a: prepare(a, BOTH).array,
+    ):
+        np.testing.assert_array_equal(function(mapped), function(image))
+
+
+def test_background_that_rises_evenly_goes_away_and_a_cell_stays():
+    cell = ball((40, 48, 56), 4)
+    found = subtract_background(cell + 5 * positions(cell.shape, 2), (4, 4, 4))
+    inner = (slice(8, -8),) * 3  # at the far ends a ramp is not told from a cell cut in half
+    level = np.median(found[inner])
+    assert np.abs((found - cell)[inner] - level).max() < 15  # of 100; the ramp spans 280
+    assert found[20, 24, 28] - level > 85
+
+
+def test_stripe_wider_than_cells_goes_away_and_a_narrow_one_stays():
+    image = np.zeros((24, 24, 96), np.float32)
+    image[..., 40:] = 100  # 56 voxels wide, cells 8
+    found = subtract_background(image, (4, 4, 4))
+    assert np.abs(found[..., 52:]).max() < 10
+    image[..., 47:] = 0  # 7 voxels wide
+    assert subtract_background(image, (4, 4, 4))[..., 42:45].min() > 80
+
+
+def test_background_reach_follows_the_radius_of_each_axis():
+    image = np.zeros((24, 24, 48), np.float32)
+    image[..., 16:32] = 100
+    assert subtract_background(image, (2, 2, 8))[..., 22:26].min() > 80
+    assert subtract_background(image, (8, 8, 2))[..., 22:26].max() < 20
+
+
+def test_offset_of_the_image_changes_nothing(example):
+    plain, raised = (subtract_background(example + np.uint16(n), (8, 8, 8)) for n in (0, 500))
+    np.testing.assert_allclose(raised, plain, atol=0.05)
+
+
+def test_both_options_off_give_the_very_same_object(example):
+    prepared = prepare(example, Settings())
+    assert prepared.array is example
+    assert (prepared.factors, prepared.shape) == ((1, 1, 1), example.shape)
+    assert prepared.cell_radius_um is None
+    assert prepared.normalisation == fit_normalisation(example)
+
+
+@pytest.mark.parametrize("options", [{"match_cell_size": True}, {"subtract_background": True}])
+@pytest.mark.parametrize("kind", ["constant", "ramp"])
+def test_volume_without_anything_that_looks_like_a_cell_is_taken_as_it_is(options, kind):
+    image = positions((16, 16, 16), 0) if kind == "ramp" else np.zeros((16, 16, 16), np.uint16)
+    prepared = prepare(image, Settings(**options))
+    assert prepared.array is image and prepared.factors == (1, 1, 1)
+    assert prepared.cell_radius_um is None
+
+
+@pytest.mark.parametrize(
+    ("radius", "size", "factors"),
+    [
+        (4.0, UNIT, (1, 1, 1)),
+        (5.9, UNIT, (1, 1, 1)),
+        (6.1, UNIT, (2, 2, 2)),
+        (12.0, UNIT, (3, 3, 3)),
+        (1.0, UNIT, (1, 1, 1)),
+        (8.0, (4.0, 1.0, 0.5), (1, 2, 4)),
+    ],
+)
+def test_voxels_are_averaged_until_a_cell_is_about_four_in_radius(radius, size, factors, example):
+    settings = Settings(match_cell_size=True, cell_radius_um=radius)
+    prepared = prepare(example, settings, voxel_size_um=size)
+    assert prepared.factors == factors
+    assert prepared.shape == example.shape
+    assert prepared.array.shape == tuple(
+        -(-n // f) for n, f in zip(example.shape, factors, strict=True)
+    )
+    assert prepared.cell_radius_um == radius
+
+
+def test_voxel_size_of_the_settings_holds_where_none_is_given(example):
+    settings = Settings(match_cell_size=True, cell_radius_um=4.0, voxel_size_um=(1, 0.5, 0.25))
+    assert prepare(example, settings).factors == (1, 2, 4)
+    assert prepare(example, settings, voxel_size_um=UNIT).factors == (1, 1, 1)
+
+
+def test_brightness_range_is_that_of_the_prepared_array(example):
+    prepared = prepare(example, BOTH.replace(normalisation="square_root"), cell_radius_um=8)
+    assert prepared.normalisation == fit_normalisation(prepared.array, "square_root")
+    assert prepared.normalisation != fit_normalisation(example, "square_root")
+
+
+def test_volume_that_is_not_finite_is_refused_with_its_name():
+    with pytest.raises(UserError, match=r"'brain'.*not finite"):
+        prepare(np.full((9, 9, 9), np.nan), BOTH, name="brain")

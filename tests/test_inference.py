@@ -10,7 +10,7 @@ from torch import nn
 from wnet_nb.checkpoint import build_model
 from wnet_nb.config import Settings
 from wnet_nb.data import Normalisation, normalise
-from wnet_nb.inference import _tile_axis, predict_probabilities
+from wnet_nb.inference import _tile_axis, best_class_dice, predict_probabilities
 from wnet_nb.jobs.example import make_example
 from wnet_nb.training import Finished, fit
 
@@ -229,3 +229,20 @@ def test_layout_of_the_tiles_hardly_shows_in_what_a_trained_network_says():
     few, many = (predict_probabilities(model, image, tile_size=edge) for edge in (40, 24))
     assert few.std() > 0.05  # it does tell one voxel from another
     assert np.abs(few - many).mean() < 0.01
+
+
+def test_best_class_is_the_one_whose_argmax_map_overlaps_most():
+    truth = np.zeros((20, 20, 40), int)
+    truth[:10, :10, :10] = 1
+    probabilities = np.full((3, *truth.shape), 0.1, dtype=np.float32)
+    probabilities[0] = 0.5
+    probabilities[1, :10, :10, 30:] = 0.8
+    probabilities[2, :10, :10, 2:12] = 0.7
+    assert best_class_dice(probabilities, truth) == pytest.approx(0.8)
+
+
+def test_best_class_gives_a_tie_to_the_lowest_class():
+    truth = np.array([[[2, 1]]])
+    assert best_class_dice(np.full((3, 1, 1, 2), 1 / 3), truth) == 1.0
+    halves = np.array([[1, 0], [0, 1]], dtype=float)[:, None, None]  # each covers half of the truth
+    assert best_class_dice(halves, truth) == pytest.approx(2 / 3)

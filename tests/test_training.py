@@ -12,7 +12,9 @@ from wnet_nb import checkpoint
 from wnet_nb.config import Settings
 from wnet_nb.data import normalise, prepare
 from wnet_nb.errors import UserError
-from wnet_nb.training import EpochEnd, Finished, Started, StepEnd, best_class_dice, fit, run
+from wnet_nb.events import EpochEnd, Finished, Started, StepEnd
+from wnet_nb.inference import best_class_dice
+from wnet_nb.training import Controls, fit
 
 TINY = Settings(
     base_channels=4,
@@ -59,6 +61,11 @@ def rows(history):
 def weights(model):
     """Return all weights as bytes."""
     return b"".join(t.numpy().tobytes() for t in model.state_dict().values())
+
+
+def newest(folder):
+    """Return the newest state of a run folder."""
+    return checkpoint.load_newest_state(folder)[0]
 
 
 @pytest.fixture(autouse=True)
@@ -163,7 +170,7 @@ def test_closed_and_resumed_training_ends_with_the_same_bits(stop, whole, tmp_pa
         if isinstance(event, StepEnd) and event.step == stop:
             break
     events.close()
-    assert checkpoint.load_newest_state(tmp_path)["step"] == stop
+    assert newest(tmp_path)["step"] == stop
     second = list(fit([VOLUME], settings, run=tmp_path))
     assert losses(first) + losses(second) == losses(whole)
     assert rows(second[-1].history) == rows(whole[-1].history)
@@ -199,32 +206,11 @@ def test_training_closed_before_its_first_step_writes_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_interrupt_in_the_observer_saves_the_state(tmp_path):
-    def observe(event):
-        if isinstance(event, StepEnd) and event.step == 2:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        run(fit([VOLUME], TINY, run=tmp_path), observe)
-    assert checkpoint.load_newest_state(tmp_path)["step"] == 2
-
-
-def test_driver_hands_on_every_event_and_returns_the_model_in_evaluation_mode():
-    seen = []
-    model = run(fit([VOLUME], TINY.replace(epochs=1)), seen.append)
-    assert [type(e) for e in seen] == [Started, StepEnd, StepEnd, StepEnd, EpochEnd, Finished]
-    assert model is seen[-1].model and not model.training
-
-
-def test_driver_without_a_finish_is_an_error():
-    with pytest.raises(UserError, match="without a model"):
-        run(iter([]), print)
-
-
-def test_best_state_is_the_one_of_the_lowest_total(tmp_path):
-    history = list(fit([VOLUME], TINY.replace(epochs=4), run=tmp_path))[-1].history
-    best = torch.load(tmp_path / "checkpoints" / "best.pt", weights_only=True)
-    assert best["step"] == min(history, key=lambda row: row["total"])["step"]
+def test_finished_model_is_in_evaluation_mode_and_on_disk(tmp_path):
+    for event in fit([VOLUME], TINY.replace(epochs=1), run=tmp_path):
+        if isinstance(event, Finished):  # before the generator is closed
+            assert not event.model.training
+            assert weights(checkpoint.load_checkpoint(tmp_path).model) == weights(event.model)
 
 
 def run_away(folder):
@@ -240,7 +226,7 @@ def test_loss_that_is_not_finite_stops_with_step_and_terms_and_leaves_finite_wei
 ):
     list(fit([VOLUME], TINY.replace(epochs=1), run=tmp_path))
     run_away(tmp_path)
-    before = checkpoint.load_newest_state(tmp_path)["model"]
+    before = newest(tmp_path)["model"]
     with pytest.raises(UserError) as caught:
         list(fit([VOLUME], TINY, run=tmp_path))
     for words in (
@@ -250,7 +236,7 @@ def test_loss_that_is_not_finite_stops_with_step_and_terms_and_leaves_finite_wei
         "lower learning_rate",
     ):
         assert words in str(caught.value)
-    after = checkpoint.load_newest_state(tmp_path)["model"]
+    after = newest(tmp_path)["model"]
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert all(torch.isfinite(t).all() for t in after.values())
     assert checkpoint.load_checkpoint(tmp_path)  # refuses weights that are not finite
@@ -267,7 +253,7 @@ def test_gradient_that_is_not_finite_stops_before_it_reaches_the_weights(tmp_pat
     torch.save(state, path)
     with pytest.raises(UserError, match=r"step 4 .*lower learning_rate"):
         list(fit([VOLUME], TINY, run=tmp_path))
-    after = checkpoint.load_newest_state(tmp_path)["model"]
+    after = newest(tmp_path)["model"]
     assert all(torch.equal(state["model"][name], after[name]) for name in after)
 
 
@@ -277,45 +263,90 @@ def test_largest_learning_rate_either_stops_in_words_or_keeps_finite_weights(tmp
         list(fit([VOLUME], settings, run=tmp_path))
     except UserError as error:
         assert "step" in str(error)
-    state = checkpoint.load_newest_state(tmp_path)
+    state = newest(tmp_path)
     assert all(torch.isfinite(t).all() for t in state["model"].values())
 
 
-def changing(at, **change):
-    """Return a `live` that asks for a change from step `at` on."""
-    calls = iter(range(1, 1000))
-    return lambda: change if next(calls) >= at else {}
+def changed(settings, at, run=None, **change):
+    """Train and ask for a change right before step `at`; return the events."""
+    controls, events = Controls(), []
+    for event in fit([VOLUME], settings, run=run, controls=controls):
+        events.append(event)
+        if isinstance(event, StepEnd) and event.step == at - 1:
+            controls.change(**change)
+    return events
 
 
-def test_live_change_takes_effect_at_the_next_step_and_is_in_the_history(whole):
-    events = list(fit([VOLUME], TINY, live=changing(5, ncut_weight=0.25)))
+def test_live_change_takes_effect_at_the_next_step_and_is_in_event_and_history(whole):
+    events = changed(TINY, 5, ncut_weight=0.25)
     assert losses(events)[:4] == losses(whole)[:4]
     for step, cut, rebuilt, total in losses(events):
         weight = 0.5 if step < 5 else 0.25
         assert total == pytest.approx(weight * cut + 5e-3 * rebuilt, rel=1e-6)
+    marks = {e.step: e.changes for e in of_kind(events, StepEnd) if e.changes}
+    assert marks == {5: (("ncut_weight", 0.25),)}
     assert [row["changes"] for row in events[-1].history] == ["", "step 5: ncut_weight=0.25"]
     assert events[-1].settings == TINY.replace(ncut_weight=0.25)
 
 
+def test_change_before_the_first_step_of_a_resumed_run_is_marked_at_its_true_step(tmp_path):
+    list(fit([VOLUME], TINY.replace(epochs=1), run=tmp_path))
+    controls = Controls()
+    controls.change(radius=3)
+    events = list(fit([VOLUME], TINY.replace(epochs=1), run=tmp_path, controls=controls))
+    assert not of_kind(events, StepEnd)  # there is no step left
+    events = list(fit([VOLUME], TINY, run=tmp_path, controls=controls))
+    first = of_kind(events, StepEnd)[0]
+    assert first.step == 4 and dict(first.changes)["radius"] == 3
+
+
 @pytest.mark.parametrize("number", [np.float32(0.25), np.int64(3), 0.25])
 def test_live_change_of_any_number_type_survives_a_resume(number, tmp_path):
-    events = fit([VOLUME], TINY, run=tmp_path, live=changing(2, reconstruction_weight=number))
-    while next(events) and events.gi_frame and not checkpoint.load_newest_state(tmp_path):
-        pass
-    events.close()
+    changed(TINY.replace(epochs=1), 2, tmp_path, reconstruction_weight=number)
     resumed = list(fit([VOLUME], TINY, run=tmp_path))
     assert resumed[-1].settings.reconstruction_weight == number
     assert resumed[0].history[0]["changes"].startswith("step 2: reconstruction_weight=")
 
 
+def test_live_change_of_the_learning_rate_acts_at_the_next_step(whole):
+    events = changed(TINY, 5, learning_rate=1e-2)
+    assert losses(events)[:5] == losses(whole)[:5] and losses(events)[5] != losses(whole)[5]
+    assert [row["learning_rate"] for row in events[-1].history] == [1e-3, 1e-2]
+
+
+def test_more_epochs_while_it_trains_are_trained(whole):
+    events = changed(TINY, 5, epochs=4)
+    assert losses(events) == losses(whole)
+    assert events[-1].epochs == 4
+
+
 def test_live_change_of_another_option_is_refused_by_name():
-    with pytest.raises(UserError, match="epochs cannot change"):
-        list(fit([VOLUME], TINY, live=lambda: {"epochs": 3}))
+    with pytest.raises(UserError, match="batch_size cannot change during a training"):
+        Controls().change(batch_size=3)
 
 
 def test_live_change_out_of_limits_is_refused_by_name_and_value():
     with pytest.raises(UserError, match="radius=99"):
-        list(fit([VOLUME], TINY, live=lambda: {"radius": 99}))
+        Controls().change(radius=99)
+
+
+def test_live_change_that_does_not_fit_the_patches_is_told_and_the_training_goes_on(whole):
+    events = changed(TINY, 5, radius=9)
+    (words,) = of_kind(events, StepEnd)[4].remarks
+    assert "radius=9 does not fit patch_size=16" in words
+    assert losses(events) == losses(whole)[:6]
+
+
+def test_state_and_weights_are_written_before_the_next_step_when_asked_for(whole, tmp_path):
+    controls, events = Controls(), []
+    for event in fit([VOLUME], TINY, run=tmp_path, controls=controls):
+        events.append(event)
+        if isinstance(event, StepEnd) and event.step == 1:
+            controls.save_now()
+        if isinstance(event, StepEnd) and event.step == 2:
+            assert newest(tmp_path)["step"] == 1
+            assert checkpoint.load_checkpoint(tmp_path)
+    assert losses(events) == losses(whole)[:6]
 
 
 def test_validation_dice_is_that_of_the_best_class_at_every_interval():
@@ -455,20 +486,3 @@ def test_volume_with_nan_is_refused_by_its_number():
 def test_constant_volume_trains_without_nan():
     events = list(fit([np.full((16, 16, 16), 7, np.uint8)], TINY.replace(epochs=1)))
     assert all(math.isfinite(value) for e in losses(events) for value in e)
-
-
-def test_best_class_is_the_one_whose_argmax_map_overlaps_most():
-    truth = np.zeros((20, 20, 40), int)
-    truth[:10, :10, :10] = 1
-    probabilities = np.full((3, *truth.shape), 0.1, dtype=np.float32)
-    probabilities[0] = 0.5
-    probabilities[1, :10, :10, 30:] = 0.8
-    probabilities[2, :10, :10, 2:12] = 0.7
-    assert best_class_dice(probabilities, truth) == pytest.approx(0.8)
-
-
-def test_best_class_gives_a_tie_to_the_lowest_class():
-    truth = np.array([[[2, 1]]])
-    assert best_class_dice(np.full((3, 1, 1, 2), 1 / 3), truth) == 1.0
-    halves = np.array([[1, 0], [0, 1]], dtype=float)[:, None, None]  # each covers half of the truth
-    assert best_class_dice(halves, truth) == pytest.approx(2 / 3)

@@ -1,16 +1,17 @@
 """A model with its settings and history on disk, and CellSeg3D's own weights.
 
 A run folder holds full states (to go on training) and ``weights.safetensors`` (to segment).
-Files appear under their names only when they are whole. CellSeg3D's published weights are fetched
-once; no hash of them is published, so the one received is recorded and checked at every use.
+Files appear under their names only when they are whole.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
+import shutil
+import time
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,11 +30,10 @@ WEIGHTS = "weights.safetensors"
 STATES = "checkpoints"
 FORMAT = "wnet_nb 1"
 STATES_KEPT = 2
-
-PUBLISHED = "published"
-PUBLISHED_URL = "https://huggingface.co/C-Achard/cellseg3d/resolve/main/wnet_latest.tar.gz"
-PUBLISHED_FILE = "wnet_latest.pth"
-LARGEST_BYTES = 2**30  # of the archive, and of everything in it; the network has a tenth of it
+SPACE = 2.2  # states that must fit on the disk before one is written
+STATE_PARTS = 3  # a state holds the weights and Adam's two moments of them
+SAVE_SHARE = 20  # a state is written at most for one part in 20 of the time
+CHEAP_SECONDS = 0.5  # a state that is written in this time is written after every epoch
 
 
 @dataclass(frozen=True)
@@ -105,36 +105,119 @@ def save_weights(
         "history": json.dumps(history),
     }
     tensors = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
-    write_whole(path, lambda temporary: save_file(tensors, temporary, metadata))
+    _write(path, lambda temporary: save_file(tensors, temporary, metadata))
 
 
-def save_state(run: Path, state: dict[str, Any], *, best: bool) -> None:
-    """Write a full training state to a run folder; the last two and the best one are kept.
+def _write(path: Path, write: Callable[[Path], None]) -> None:
+    try:
+        write_whole(path, write)
+    except (RuntimeError, SafetensorError) as error:  # how torch and safetensors say: disk full
+        raise OSError(f"'{path.name}' could not be written: {str(error).splitlines()[0]}") from None
+
+
+def check_space(run: Path, model: WNet3D) -> None:
+    """Check that a full state fits on the disk, more than twice; UserError if it does not."""
+    size = STATE_PARTS * sum(tensor.nbytes for tensor in model.state_dict().values())
+    folder = next(p for p in (run.absolute(), *run.absolute().parents) if p.exists())
+    free = shutil.disk_usage(folder).free
+    if free < SPACE * size:
+        raise UserError(
+            f"there is room for {free / 1e6:,.0f} MB where '{run}' is, and saving a training "
+            f"takes {SPACE * size / 1e6:,.0f} MB; make room on the disk or choose another folder"
+        )
+
+
+class StateKeeper:
+    """Keeps the states of a training in its run folder, at times that do not rule the training.
+
+    Attributes
+    ----------
+    run : Path
+    """
+
+    def __init__(self, run: Path) -> None:
+        self.run = run
+        self._saved = (0, 0)  # step and epoch of the newest state on disk
+        self._saved_at, self._seconds = time.monotonic(), 0.0
+
+    def load(self, model: WNet3D) -> tuple[dict[str, Any] | None, list[str]]:
+        """Return the newest state (see `load_newest_state`) once there is room for the next."""
+        check_space(self.run, model)
+        state, damaged = load_newest_state(self.run)
+        self._saved = (0, 0) if state is None else _moment(state)
+        return state, damaged
+
+    def is_due(self, minutes: float, *, epoch_over: bool) -> bool:
+        """Say whether to write a state: the last is old, or an epoch is over and it is cheap."""
+        waited = time.monotonic() - self._saved_at
+        cheap = epoch_over and self._seconds <= CHEAP_SECONDS
+        return waited >= SAVE_SHARE * self._seconds and (cheap or waited >= 60 * minutes)
+
+    def save(self, state: dict[str, Any], model: WNet3D, settings: Settings) -> None:
+        """Write the weights and a state, unless they are there already.
+
+        Raises
+        ------
+        OSError, UserError
+            If that failed, or there is no room; what was there before stays.
+        """
+        weights = self.run / WEIGHTS
+        if _moment(state) == self._saved and weights.exists():
+            return
+        began = time.monotonic()
+        try:
+            check_space(self.run, model)
+            # Weights first: whoever finds a state then finds weights that are no older.
+            save_weights(weights, model, settings, state["progress"]["history"])
+            save_state(self.run, state)
+            self._saved = _moment(state)
+        finally:
+            self._saved_at = time.monotonic()
+            self._seconds = self._saved_at - began
+
+
+def _moment(state: dict[str, Any]) -> tuple[int, int]:
+    return state["step"], state["progress"]["epoch"]
+
+
+def save_state(run: Path, state: dict[str, Any]) -> None:
+    """Write a full training state to a run folder; the last two are kept.
 
     `state` holds tensors, numbers, strings, and dicts and lists of these; ``step`` names the file.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written; what was there before stays.
     """
     folder = run / STATES
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / f"step-{state['step']:08d}.pt", lambda path: torch.save(state, path))
-    if best:
-        write_whole(folder / "best.pt", lambda path: torch.save(state, path))
+    for left in folder.glob(".step-*.part"):  # by a process that was killed while it wrote
+        left.unlink()
+    _write(folder / f"step-{state['step']:08d}.pt", lambda path: torch.save(state, path))
     for old in sorted(folder.glob("step-*.pt"))[:-STATES_KEPT]:
         old.unlink()
 
 
-def load_newest_state(run: Path) -> dict[str, Any] | None:
-    """Return the newest full state that can be read, or None if there is none.
+def load_newest_state(run: Path) -> tuple[dict[str, Any] | None, list[str]]:
+    """Return the newest full state that can be read, and what is wrong with those after it.
+
+    The state is None if there is none at all.
 
     Raises
     ------
     UserError
         If there are states but none can be read: to start anew is for the user to decide.
     """
-    states = sorted((run / STATES).glob("step-*.pt"), reverse=True)
-    for path in states:
-        with contextlib.suppress(UserError):
-            return _read_tensors(path)
-    return _read_tensors(states[0]) if states else None
+    damaged: list[str] = []
+    for path in sorted((run / STATES).glob("step-*.pt"), reverse=True):
+        try:
+            return _read_tensors(path), damaged
+        except UserError as error:
+            damaged.append(str(error))
+    if damaged:
+        raise UserError(f"no state of '{run}' can be read: {damaged[0]}")
+    return None, damaged
 
 
 def _read_tensors(path: str | os.PathLike[str]) -> dict[str, Any]:

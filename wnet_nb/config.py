@@ -27,8 +27,13 @@ GROUPS = {
     "cells": "Cells",
 }
 DEPTH_FACTOR = 8  # three poolings: every patch edge is a multiple of this
-LIVE = ("ncut_weight", "reconstruction_weight", "intensity_sigma", "spatial_sigma", "radius")
-"""Names of the options that may change while a training runs."""
+ROLES = {
+    "training": "affects what is learned",
+    "live": "may change while a training runs, and when it is resumed",
+    "segmenting": "may change after the training",
+    "data": "is set with the data",
+    "slider": "is shown as a slider",
+}
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,7 @@ class Option:
     lower_when: str
     optional: bool  # whether None ("not set") is allowed; written `none` on the command line
     kind: type  # int, float, bool or str; of the items where `length` is set
+    roles: frozenset[str]  # keys of `ROLES`: what it is for
     choices: tuple[str, ...] = ()  # allowed words; empty for numbers
     length: int = 0  # of the value, 0 for a single one, -1 for any from one up
     multiple_of: int = 0  # if not 0, the value must be a multiple of this
@@ -55,17 +61,19 @@ def _option(
     unit: str = "",
     limits: tuple[float, float] = (-math.inf, math.inf),
     kind: type = float,
+    roles: str = "training",
     **facts: Any,
 ) -> Callable[..., Any]:
     """Take the facts of an option, then its texts: ``_option(...)(help, raise_when, lower_when)``.
 
     An option may be unset if that is its default; `kind` is the type of any other default.
     """
+    named = frozenset(roles.split())
 
     def explain(help: str, *, raise_when: str, lower_when: str) -> Any:
         type_ = kind if default is None else type(default)
         texts = (help, raise_when, lower_when)
-        option = Option(group, unit, *limits, *texts, default is None, type_, **facts)
+        option = Option(group, unit, *limits, *texts, default is None, type_, named, **facts)
         return field(default=default, metadata={"option": option})
 
     return explain
@@ -103,17 +111,21 @@ class Settings:
         raise_when="you train for long on few or small volumes",
         lower_when="the network is small or the training short",
     )
-    intensity_sigma: float = _option(1.0, "ncut", "of 0-100", limits=(0.01, 10_000.0))(
+    intensity_sigma: float = _option(
+        1.0, "ncut", "of 0-100", limits=(0.01, 10_000.0), roles="training live slider"
+    )(
         "How different two brightnesses may be and still count as alike.",
         raise_when="the image is noisy and cells come out with holes",
         lower_when="dim surroundings are taken into the cells",
     )
-    spatial_sigma: float = _option(4.0, "ncut", "voxels", limits=(0.1, 100.0))(
+    spatial_sigma: float = _option(
+        4.0, "ncut", "voxels", limits=(0.1, 100.0), roles="training live slider"
+    )(
         "How far apart two voxels may be and still belong together.",
         raise_when="cells come out in pieces",
         lower_when="small or thin cells vanish",
     )
-    radius: int = _option(2, "ncut", "voxels", limits=(1, 30))(
+    radius: int = _option(2, "ncut", "voxels", limits=(1, 30), roles="training live slider")(
         "Distance up to which voxels are compared.",
         raise_when="cells are large, more than about 10 voxels across",
         lower_when="small or thin cells vanish",
@@ -125,12 +137,14 @@ class Settings:
         lower_when="keep class_mean for small objects: the exact cut tends to split a volume of "
         "nuclei into two halves",
     )
-    ncut_weight: float = _option(0.5, "weights", limits=(0.0, 100.0))(
+    ncut_weight: float = _option(0.5, "weights", limits=(0.0, 100.0), roles="training live slider")(
         "Weight of the soft N-cut in the total loss.",
         raise_when="the classes look like a copy of the image, with no clear regions",
         lower_when="the classes collapse into one",
     )
-    reconstruction_weight: float = _option(5e-3, "weights", limits=(0.0, 100.0))(
+    reconstruction_weight: float = _option(
+        5e-3, "weights", limits=(0.0, 100.0), roles="training live slider"
+    )(
         "Weight of the reconstruction in the total loss.",
         raise_when="the reconstruction does not resemble the image, or all voxels get one class",
         lower_when="the classes follow noise or texture",
@@ -140,7 +154,7 @@ class Settings:
         raise_when="take BCE, with a weight near 0.5, if very bright spots rule the MSE",
         lower_when="keep MSE otherwise",
     )
-    epochs: int = _option(50, "training", limits=(1, 100_000))(
+    epochs: int = _option(50, "training", limits=(1, 100_000), roles="training live")(
         "How often training goes through its patches.",
         raise_when="the losses still fall at the end",
         lower_when="the losses have been flat for long",
@@ -150,7 +164,7 @@ class Settings:
         raise_when="the losses jump about and memory is free",
         lower_when="memory runs out",
     )
-    learning_rate: float = _option(2e-5, "training", limits=(1e-8, 1.0))(
+    learning_rate: float = _option(2e-5, "training", limits=(1e-8, 1.0), roles="training live")(
         "Size of a training step.",
         raise_when="the losses fall very slowly; small networks take 1e-3",
         lower_when="the losses jump, or you start from trained weights (then 10 times lower)",
@@ -166,7 +180,10 @@ class Settings:
         lower_when="training is steady: leave it off",
     )
     precision: str = _option(
-        "auto", "training", choices=("auto", "float32", "bfloat16", "float16")
+        "auto",
+        "training",
+        choices=("auto", "float32", "bfloat16", "float16"),
+        roles="training segmenting",
     )(
         "Number format of the computation; auto takes the fast safe one for the device.",
         raise_when="take float32 if a loss becomes not-a-number",
@@ -177,10 +194,20 @@ class Settings:
         raise_when="you repeat an earlier run, or want to see how much depends on chance",
         lower_when="neither matters to you",
     )
-    validation_interval: int = _option(1, "training", "epochs", limits=(1, 10_000))(
+    validation_interval: int = _option(1, "training", "epochs", limits=(1, 10_000), roles="")(
         "Epochs from one check against labelled volumes to the next, where there are any.",
         raise_when="the check takes a large share of the time",
         lower_when="you want a finer curve",
+    )
+    save_interval_minutes: float = _option(5.0, "training", "min", limits=(0.0, 1440.0), roles="")(
+        "Longest time from one state on disk to the next; at most 5 % of the time goes into it.",
+        raise_when="the disk is slow or small",
+        lower_when="the computer may be taken away at any moment",
+    )
+    recover: bool = _option(True, "training", roles="")(
+        "Go back to the last good weights and halve the learning rate if a loss is not finite.",
+        raise_when="you are not watching the training",
+        lower_when="you want it to stop at once and see why",
     )
     start_from: str | None = _option(None, "training", kind=str)(
         "Weights to start from: a run folder, a .safetensors or a CellSeg3D .pth file.",
@@ -223,51 +250,59 @@ class Settings:
         raise_when="the background is uneven, striped or brighter than dim cells",
         lower_when="the cells fill wide areas without gaps",
     )
-    channel: int | None = _option(None, "data", limits=(0, 1000), kind=int)(
+    channel: int | None = _option(
+        None, "data", limits=(0, 1000), kind=int, roles="training segmenting data"
+    )(
         "Which channel to read, from 0, where a file has several.",
         raise_when="the nuclei are in another channel",
         lower_when="the file has one channel: leave it unset",
     )
-    time: int | None = _option(None, "data", limits=(0, 1_000_000), kind=int)(
+    time: int | None = _option(
+        None, "data", limits=(0, 1_000_000), kind=int, roles="training segmenting data"
+    )(
         "Which time point to read, from 0, where a file has several.",
         raise_when="another time point shows more cells",
         lower_when="the file has one time point: leave it unset",
     )
     voxel_size_um: tuple[float, float, float] | None = _option(
-        None, "data", "µm", limits=(1e-4, 1e4), length=3
+        None, "data", "µm", limits=(1e-4, 1e4), length=3, roles="training segmenting data"
     )(
         "Voxel size z,y,x; taken from the file if not set.",
         raise_when="the file has no voxel size of its own, or a wrong one",
         lower_when="the file has the right one: leave it unset",
     )
-    cell_radius_um: float | None = _option(None, "cells", "µm", limits=(0.01, 1000.0))(
+    cell_radius_um: float | None = _option(
+        None, "cells", "µm", limits=(0.01, 1000.0), roles="training segmenting"
+    )(
         "Typical radius of a cell; estimated from the image if not set.",
         raise_when="cells come out in pieces",
         lower_when="neighbouring cells come out as one",
     )
     foreground_classes: tuple[int, ...] | None = _option(
-        None, "cells", limits=(0, 15), kind=int, length=-1
+        None, "cells", limits=(0, 15), kind=int, length=-1, roles="segmenting"
     )(
         "The classes that are cells, from 0; found from the image if not set.",
         raise_when="the wrong class was taken: name the right one",
         lower_when="the choice is right: leave it unset",
     )
-    boundary: float | None = _option(None, "cells", limits=(0.05, 0.95))(
+    boundary: float | None = _option(None, "cells", limits=(0.05, 0.95), roles="segmenting")(
         "Where a cell ends between its surroundings (0) and its core (1); found if not set.",
         raise_when="cells come out too fat",
         lower_when="cells come out too thin",
     )
-    minimum_size: float = _option(0.1, "cells", "of a cell", limits=(0.0, 1.0))(
+    minimum_size: float = _option(0.1, "cells", "of a cell", limits=(0.0, 1.0), roles="segmenting")(
         "Smallest object kept, as a share of the typical cell's volume.",
         raise_when="specks are counted as cells",
         lower_when="small cells are missing",
     )
-    tile_size: int = _option(96, "cells", "voxels", limits=(16, 512), multiple_of=DEPTH_FACTOR)(
+    tile_size: int = _option(
+        96, "cells", "voxels", limits=(16, 512), multiple_of=DEPTH_FACTOR, roles="segmenting"
+    )(
         "Edge of the blocks in which a volume is segmented.",
         raise_when="memory is free",
         lower_when="memory runs out",
     )
-    flips: bool = _option(False, "cells")(
+    flips: bool = _option(False, "cells", roles="segmenting")(
         "Average over mirrored copies of each block: smoother, eight times slower.",
         raise_when="class maps are rough",
         lower_when="time matters",
@@ -311,6 +346,14 @@ class Settings:
 
 OPTIONS: dict[str, Option] = {f.name: f.metadata["option"] for f in fields(Settings)}
 DEFAULTS: dict[str, Any] = {f.name: f.default for f in fields(Settings)}
+
+
+def names_with(role: str) -> tuple[str, ...]:
+    """Return the names of the options that have a role, one of `ROLES`, in their order."""
+    if role not in ROLES:
+        raise ValueError(f"there is no role '{role}'; there are: {', '.join(ROLES)}")
+    return tuple(name for name, option in OPTIONS.items() if role in option.roles)
+
 
 PRESETS: dict[str, dict[str, Any]] = {
     "published": {},

@@ -121,6 +121,11 @@ def fit_patch_shape(
     return z, y, x
 
 
+def times(shape: Sequence[int]) -> str:
+    """Return a size in words, such as 16×24×24."""
+    return "×".join(map(str, shape))
+
+
 @dataclass(frozen=True)
 class Prepared:
     """A volume as the network takes it.
@@ -230,26 +235,37 @@ class PatchSampler:
 
     Parameters
     ----------
-    arrays : sequence of ndarray
-        Volumes (Z, Y, X), any real dtype; memory maps are read crop by crop.
-    normalisations : sequence of Normalisation
-        One per volume.
+    volumes : sequence of Prepared
+        Memory maps are read crop by crop.
     settings : Settings
         `patch_size`, `augmentation`.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        Patch edges (z, y, x).
+    remarks : list of str
+        What is not as asked for, for the user.
     """
 
-    def __init__(
-        self,
-        arrays: Sequence[np.ndarray],
-        normalisations: Sequence[Normalisation],
-        settings: Settings,
-    ) -> None:
-        self.shape = fit_patch_shape(settings.patch_shape, [a.shape for a in arrays])
-        self.arrays = [pad_to(a, self.shape) for a in arrays]
-        self.normalisations = list(normalisations)
+    def __init__(self, volumes: Sequence[Prepared], settings: Settings) -> None:
+        self.shape = fit_patch_shape(settings.patch_shape, [v.array.shape for v in volumes])
+        self.arrays = [pad_to(v.array, self.shape) for v in volumes]
+        self.normalisations = [v.normalisation for v in volumes]
+        self.remarks = [
+            f"volume {number} is smaller than a patch and is enlarged to {times(now.shape)} voxels "
+            "by reflection"
+            for number, (now, given) in enumerate(zip(self.arrays, volumes, strict=True), 1)
+            if now.shape != given.array.shape
+        ]
+        if self.shape != settings.patch_shape:
+            self.remarks.append(
+                f"patches are {times(self.shape)} voxels, as no volume is as large as patch_size="
+                f"{settings.patch_size} in every axis"
+            )
         self.augmentation = settings.augmentation
         self.thresholds = [
-            bright_threshold(a, n) for a, n in zip(self.arrays, normalisations, strict=True)
+            bright_threshold(a, n) for a, n in zip(self.arrays, self.normalisations, strict=True)
         ]
 
     def draw(self, volume: int, random: np.random.Generator) -> np.ndarray:
@@ -268,11 +284,11 @@ class PatchSampler:
         """Return, of `tries` crops of the first volume, the one that varies most."""
         return max((self._crop(0, random) for _ in range(tries)), key=lambda crop: crop.std())
 
-    def epoch(self, per_volume: int, batch_size: int, random: np.random.Generator) -> list[list]:
-        """Return the volume numbers of one epoch's batches, in random order."""
+    def epoch(self, per_volume: int, random: np.random.Generator) -> list[int]:
+        """Return the volume numbers of one epoch's patches, in random order."""
         order = np.repeat(np.arange(len(self.arrays)), per_volume)
         random.shuffle(order)
-        return [order[i : i + batch_size].tolist() for i in range(0, len(order), batch_size)]
+        return order.tolist()
 
     def _crop(self, volume: int, random: np.random.Generator) -> np.ndarray:
         array = self.arrays[volume]

@@ -30,6 +30,14 @@ def choose_dtype(precision: str, device: torch.device, *, training: bool) -> tor
     return torch.bfloat16 if native else torch.float32
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Say whether an error is an allocator's: that of the GPU, of torch on a CPU, or Python's."""
+    words = ("DefaultCPUAllocator", "not enough memory", "bad_alloc", "could not create a memory")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    )
+
+
 def describe_device(device: torch.device) -> str:
     """Return the device in words."""
     if device.type == "cuda":

@@ -1,4 +1,7 @@
-"""What a training tells while it goes on: frozen events of plain numbers and CPU arrays."""
+"""What a training tells while it goes on: frozen events of plain numbers and CPU arrays.
+
+`remarks` are sentences for the user: what was done otherwise than asked, and why.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +49,10 @@ class Started:
 
 @dataclass(frozen=True)
 class StepEnd:
-    """One step was taken; losses are those of its batch, before the step."""
+    """One step was taken; losses are those of its batch, before the step.
+
+    `changes` are the live options that other values were given before this step.
+    """
 
     step: int
     epoch: int
@@ -55,6 +61,8 @@ class StepEnd:
     total: float
     seconds: float
     seconds_left: float
+    changes: tuple[tuple[str, float], ...] = ()
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -66,6 +74,7 @@ class EpochEnd:
     seconds_left: float
     preview: Preview
     validation_dice: float | None
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -78,6 +87,7 @@ class Finished:
     model: Any  # the WNet3D; not named here, so that figures need no torch
     settings: Settings
     history: tuple[dict[str, Any], ...]
+    remarks: tuple[str, ...] = ()
 
 
 Event = Started | StepEnd | EpochEnd | Finished

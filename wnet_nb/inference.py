@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from wnet_nb.config import DEPTH_FACTOR
+from wnet_nb.config import DEFAULTS, DEPTH_FACTOR, Settings
 from wnet_nb.data import Normalisation, Prepared, fit_normalisation
 from wnet_nb.device import choose_dtype
 from wnet_nb.grid import enlarge, pad_to
 
-TILE_SIZE = 96
 OVERLAP = 32  # voxels shared by neighbouring tiles
 MARGIN = 8  # outermost voxels of a tile that do not count where a neighbour covers them
 SAMPLE_SIZE, SAMPLES_PER_AXIS = 32, 3  # 27 blocks for the statistics: the work of one 96³ tile
@@ -26,10 +25,10 @@ def predict_probabilities(
     model: nn.Module,
     image: np.ndarray,
     *,
-    normalisation: Normalisation | str = "percentile",
-    tile_size: int = TILE_SIZE,
+    normalisation: Normalisation | str = DEFAULTS["normalisation"],
+    tile_size: int = DEFAULTS["tile_size"],
     overlap: int | None = None,
-    flips: bool = False,
+    flips: bool = DEFAULTS["flips"],
     precision: str = "float32",
     out: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -107,8 +106,8 @@ def predict_volume(
     model: nn.Module,
     prepared: Prepared,
     *,
-    tile_size: int = TILE_SIZE,
-    flips: bool = False,
+    tile_size: int = DEFAULTS["tile_size"],
+    flips: bool = DEFAULTS["flips"],
     precision: str = "float32",
     out: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -140,6 +139,31 @@ def predict_volume(
     for full, part in zip(result, probabilities[:, :z, :y, :x], strict=True):
         full[:] = enlarge(part, prepared.shape, prepared.factors)
     return result
+
+
+def mean_dice(
+    model: nn.Module, pairs: Sequence[tuple[Prepared, np.ndarray]], settings: Settings
+) -> float:
+    """Return the mean over prepared volumes and their labels of `best_class_dice`."""
+    options = {"tile_size": settings.tile_size, "precision": settings.precision}
+    return float(
+        np.mean([best_class_dice(predict_volume(model, p, **options), t) for p, t in pairs])
+    )
+
+
+def best_class_dice(probabilities: np.ndarray, truth: np.ndarray) -> float:
+    """Return the Dice of the class whose argmax map fits the truth best: classes have no order.
+
+    Parameters
+    ----------
+    probabilities : ndarray
+        (K, Z, Y, X).
+    truth : ndarray
+        (Z, Y, X) labels; everything above 0 is a cell.
+    """
+    winner, cells = probabilities.argmax(0), truth > 0
+    masks = [winner == k for k in range(len(probabilities))]
+    return max(2 * (mask & cells).sum() / max(1, mask.sum() + cells.sum()) for mask in masks)
 
 
 @contextlib.contextmanager

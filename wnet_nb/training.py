@@ -6,28 +6,34 @@ goes on with the same numbers, because every step draws its chance from (seed, s
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+import warnings
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
 from wnet_nb import checkpoint
-from wnet_nb.config import LIVE, Settings
-from wnet_nb.data import PatchSampler, Prepared, prepare
-from wnet_nb.device import choose_device, choose_dtype, describe_device, peak_memory_mb
+from wnet_nb.config import DEPTH_FACTOR, Settings, names_with
+from wnet_nb.controls import Controls
+from wnet_nb.data import PatchSampler, Prepared, prepare, times
+from wnet_nb.device import (
+    choose_device,
+    choose_dtype,
+    describe_device,
+    is_out_of_memory,
+    peak_memory_mb,
+)
 from wnet_nb.errors import UserError
-from wnet_nb.events import EpochEnd, Event, Finished, Preview, Started, StepEnd
-from wnet_nb.inference import predict_volume
-from wnet_nb.losses import Losses, wnet_losses
-from wnet_nb.model import WNet3D
+from wnet_nb.events import EpochEnd, Event, Finished, Started, StepEnd
+from wnet_nb.inference import mean_dice
+from wnet_nb.learner import Learner, NotFiniteError
 
-SCALED_STEPS_REFUSED = 10  # a float16 gradient scaler may refuse a few steps while it settles
+RECOVERIES = 2  # how often a training goes back to good weights before it stops with advice
+SMALLEST_EDGE = 16  # of a patch, when memory runs out
 
 
 @dataclass
@@ -36,13 +42,14 @@ class _Progress:
 
     step: int = 0
     epoch: int = 0  # epochs completed
-    batch: int = 0  # batches completed in the current epoch
+    batch: int = 0  # steps taken in the current epoch
+    patches: int = 0  # patches seen in the current epoch
     sums: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
     seconds: float = 0.0  # of the current epoch so far
     changes: list[str] = field(default_factory=list)
     history: list[dict[str, Any]] = field(default_factory=list)
-    best: float = math.inf
-    live: dict[str, float] = field(default_factory=dict)
+    live: dict[str, Any] = field(default_factory=dict)  # options that hold now but did not at first
+    recoveries: int = 0
 
 
 def fit(
@@ -51,25 +58,30 @@ def fit(
     *,
     run: Path | None = None,
     validation: Sequence[tuple[Prepared, np.ndarray]] = (),
-    live: Callable[[], Mapping[str, float]] | None = None,
+    controls: Controls | None = None,
     device: str = "auto",
 ) -> Generator[Event, None, None]:
     """Train a WNet3D and yield an event for every step and epoch.
+
+    A loss that is not finite, or memory that runs out, takes the network back to its weights
+    after the last epoch; it goes on with half the learning rate, or with smaller batches, and
+    the next event says so (see the option `recover`).
 
     Parameters
     ----------
     volumes : sequence of ndarray or Prepared
         Images (Z, Y, X) of any real dtype; memory maps stay on disk. Give them prepared
-        (`preparation.prepare`) where the voxel size matters and is not in the settings.
+        (`data.prepare`) where voxel size and cell radius matter and are not in the settings.
     settings : Settings
         What to train and how.
     run : Path, optional
         Run folder for full states and weights. If it holds a state, training goes on from there,
-        up to `settings.epochs`.
+        up to `settings.epochs`. Live options that differ from those it was started with are
+        taken up, and recorded as changes.
     validation : sequence of (Prepared, labels)
         Prepared volumes and their labels (Z, Y, X); the Dice is reported, never trained on.
-    live : callable, optional
-        Asked before every step; returns those options of `config.LIVE` that should hold from now.
+    controls : Controls, optional
+        Asked before every step what to change or save.
     device : str
         ``auto`` (a CUDA GPU if there is one), or a torch device.
 
@@ -80,26 +92,13 @@ def fit(
     Raises
     ------
     UserError
-        If a loss or gradient is not finite; the last good state is kept.
+        If it cannot be done, or cannot go on; the last good state is kept.
     """
-    trainer = _Trainer(volumes, settings, run, validation, live, device)
+    trainer = _Trainer(volumes, settings, run, validation, controls or Controls(), device)
     try:
         yield from trainer.events()
     finally:
-        trainer.save_state()
-
-
-def run(events: Iterable[Event], observe: Callable[[Event], None]) -> WNet3D:
-    """Drive a training to its end, hand every event to `observe`, and return the model."""
-    try:
-        for event in events:
-            observe(event)
-            if isinstance(event, Finished):
-                return event.model
-    finally:
-        if isinstance(events, Generator):  # at once, not when the traceback is thrown away
-            events.close()
-    raise UserError("the training ended without a model")
+        trainer.close()
 
 
 class _Trainer:
@@ -109,57 +108,57 @@ class _Trainer:
         settings: Settings,
         run: Path | None,
         validation: Sequence[tuple[Prepared, np.ndarray]],
-        live: Callable[[], Mapping[str, float]] | None,
+        controls: Controls,
         device: str,
     ) -> None:
         if not volumes:
             raise UserError("there is no volume to train on")
-        self.settings, self.validation, self.live = settings, validation, live
-        self.run = None if run is None else Path(run)
+        self.settings, self.validation, self.controls = settings, validation, controls
+        self.asked = settings  # what the training was started with this time
         self.device = torch.device(choose_device() if device == "auto" else device)
-        self.dtype = choose_dtype(settings.precision, self.device, training=True)
-        prepared = [
-            v
-            if isinstance(v, Prepared)
-            else prepare(v, settings, name=f"volume {i} of {len(volumes)}")
-            for i, v in enumerate(volumes, 1)
-        ]
-        self.shapes = [p.array.shape for p in prepared]
-        self.sampler = PatchSampler(
-            [p.array for p in prepared], [p.normalisation for p in prepared], settings
-        )
-        if (
-            self.device.type == "cpu"
-            and self.dtype == torch.bfloat16
-            and self.sampler.shape[0] < 24
-        ):
+        self.remarks: list[str] = []  # for the next event
+        self.changed: dict[str, Any] = {}  # for the next step's event
+        self.progress = _Progress()
+        self.failures = 0
+        self.prepared = self._prepare(volumes)
+        self.sampler = PatchSampler(self.prepared, settings)
+        self.remarks += self.sampler.remarks
+        self.dtype = self._choose_dtype()
+        self.learner = Learner(settings, self.device, self.dtype)
+        self.keeper = None if run is None else checkpoint.StateKeeper(Path(run))
+        self._restore()
+        self.good = self.learner.copy_of_state()
+        self.preview_patch = self.sampler.richest(np.random.default_rng([settings.seed, 1]))
+
+    def _prepare(self, volumes: Sequence[np.ndarray | Prepared]) -> list[Prepared]:
+        prepared, settings = [], self.settings
+        for number, volume in enumerate(volumes, 1):
+            name = f"volume {number} of {len(volumes)}"
+            if isinstance(volume, Prepared):
+                prepared.append(volume)
+                continue
+            prepared.append(prepare(volume, settings, name=name))
+            wanted = settings.match_cell_size or settings.subtract_background
+            if wanted and prepared[-1].cell_radius_um is None:
+                self.remarks.append(
+                    f"{name} is taken as it is, as no cell radius is known; set cell_radius_um"
+                )
+        return prepared
+
+    def _choose_dtype(self) -> torch.dtype:
+        dtype = choose_dtype(self.settings.precision, self.device, training=True)
+        planes = self.sampler.shape[0]
+        if self.device.type == "cpu" and dtype == torch.bfloat16 and planes < 24:
             # torch 2.13: the bfloat16 weight gradient of a Conv3d on 2 planes is unwritten memory
             raise UserError(
-                f"precision=bfloat16 on a CPU needs patches of at least 24 planes, not "
-                f"{self.sampler.shape[0]}; set precision=float32"
+                f"precision=bfloat16 on a CPU needs patches of at least 24 planes, not {planes}; "
+                "set precision=float32"
             )
-        with torch.random.fork_rng([]):  # the caller's random numbers stay as they were
-            torch.manual_seed(settings.seed)
-            self.model = checkpoint.build_model(settings)
-            if settings.start_from:
-                checkpoint.load_start_weights(self.model, settings.start_from)
-        self.model.to(self.device)
-        self.optimizer = torch.optim.Adam(
-            self.model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
-        )
-        self.scaler = torch.amp.GradScaler(
-            self.device.type, enabled=self.dtype == torch.float16, init_scale=2.0**12
-        )
-        self.refused = 0
-        self.progress = _Progress()
-        self.saved = (0, 0)  # step and epoch of the newest state on disk
-        self._restore()
-        self.preview_patch = self.sampler.richest(np.random.default_rng([settings.seed, 1]))
+        return dtype
 
     @property
     def per_epoch(self) -> int:
-        patches = self.settings.patches_per_volume * len(self.sampler.arrays)
-        return -(-patches // self.settings.batch_size)
+        return -(-self.settings.patches_per_volume * len(self.prepared) // self.settings.batch_size)
 
     def events(self) -> Iterator[Event]:
         """Yield the whole training."""
@@ -168,102 +167,154 @@ class _Trainer:
         while p.epoch < self.settings.epochs:
             order = self.sampler.epoch(
                 self.settings.patches_per_volume,
-                self.settings.batch_size,
                 np.random.default_rng([self.settings.seed, 2, p.epoch]),
             )
-            for batch in order[p.batch :]:
-                yield self._step(batch)
+            while p.patches < len(order):
+                yield self._step(order)
             yield self._end_epoch()
-        self.model.eval()
-        seconds = time.perf_counter() - began
+        self._save()
         yield Finished(
-            p.epoch, p.step, seconds, self.model, self.settings, tuple(dict(r) for r in p.history)
+            p.epoch,
+            p.step,
+            time.perf_counter() - began,
+            self.learner.model.eval(),
+            self.settings,
+            tuple(dict(r) for r in p.history),
+            self._take_remarks(),
         )
 
     def _started(self) -> Started:
-        remarks = [
-            f"volume {i} is smaller than a patch and is enlarged to {_times(now.shape)} voxels by "
-            "reflection"
-            for i, (now, given) in enumerate(zip(self.sampler.arrays, self.shapes, strict=True), 1)
-            if now.shape != given
-        ]
-        if self.sampler.shape != self.settings.patch_shape:
-            remarks.append(
-                f"patches are {_times(self.sampler.shape)} voxels, as no volume is "
-                f"as large as patch_size={self.settings.patch_size} in every axis"
-            )
         return Started(
             epochs=self.settings.epochs,
             epochs_done=self.progress.epoch,
             steps_per_epoch=self.per_epoch,
-            parameters=sum(p.numel() for p in self.model.parameters()),
+            parameters=sum(p.numel() for p in self.learner.model.parameters()),
             patch_shape=self.sampler.shape,
             device=describe_device(self.device),
             precision=str(self.dtype).removeprefix("torch."),
-            remarks=tuple(remarks),
+            remarks=self._take_remarks(),
             history=tuple(dict(r) for r in self.progress.history),
         )
 
-    def _step(self, batch: list[int]) -> StepEnd:
+    def _take_remarks(self) -> tuple[str, ...]:
+        remarks, self.remarks = tuple(self.remarks), []
+        return remarks
+
+    def _step(self, order: list[int]) -> StepEnd:
         p, began = self.progress, time.perf_counter()
-        self._take_live_changes()
-        random = np.random.default_rng([self.settings.seed, 3, p.step])
-        patches = np.stack([self.sampler.draw(v, random) for v in batch])[:, None]
-        image = torch.from_numpy(patches).to(self.device)  # (N, 1, Z, Y, X)
-        devices = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices):  # the caller's random numbers stay as they were
-            torch.manual_seed(self.settings.seed * 1_000_003 + p.step)
-            losses = self._losses(image)
-        self._update(losses)
-        values = [float(term.detach()) for term in losses]
+        self._obey()
+        values = None
+        while values is None:
+            batch = order[p.patches : p.patches + self.settings.batch_size]
+            values = self._try(batch)
         seconds = time.perf_counter() - began
         p.step, p.batch, p.seconds = p.step + 1, p.batch + 1, p.seconds + seconds
+        p.patches += len(batch)
         p.sums = [s + v for s, v in zip(p.sums, values, strict=True)]
-        return StepEnd(p.step, p.epoch + 1, *values, seconds, self._seconds_left())
-
-    def _losses(self, image: Tensor) -> Losses:
-        self.model.train()
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            probabilities, reconstruction = self.model(image)
-        return wnet_losses(probabilities, reconstruction, image, self.settings)
-
-    def _update(self, losses: Losses) -> None:
-        if not all(torch.isfinite(term) for term in losses):
-            raise self._not_finite("a loss", losses)
-        self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(losses.total).backward()
-        self.scaler.unscale_(self.optimizer)
-        limit = self.settings.gradient_clipping or math.inf
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit)
-        if not torch.isfinite(norm):
-            self.refused += 1
-            if not self.scaler.is_enabled() or self.refused > SCALED_STEPS_REFUSED:
-                raise self._not_finite("the gradient", losses)
-        else:
-            self.refused = 0
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-
-    def _not_finite(self, what: str, losses: Losses) -> UserError:
-        terms = ", ".join(f"{k} {float(v.detach()):.4g}" for k, v in losses._asdict().items())
-        return UserError(
-            f"{what} is not finite at step {self.progress.step + 1} ({terms}); the network keeps "
-            "the state before it; lower learning_rate, or set gradient_clipping=1 or "
-            "precision=float32"
+        self._save_if_due()
+        numbers = {k: v for k, v in self.changed.items() if k in names_with("live")}
+        self.changed = {}
+        return StepEnd(
+            p.step,
+            p.epoch + 1,
+            *values,
+            seconds,
+            self._seconds_left(),
+            changes=tuple(numbers.items()),
+            remarks=self._take_remarks(),
         )
 
-    def _take_live_changes(self) -> None:
-        wanted = dict(self.live()) if self.live else {}
-        unknown = set(wanted) - set(LIVE)
-        if unknown:
-            raise UserError(f"{', '.join(sorted(unknown))} cannot change during training")
-        changed = {k: v for k, v in wanted.items() if v != getattr(self.settings, k)}
-        if changed:
-            self.settings = self.settings.replace(**changed)
-            changed = {k: getattr(self.settings, k) for k in changed}  # as checked, not numpy's
-            self.progress.live.update(changed)
-            words = "; ".join(f"{k}={v:g}" for k, v in changed.items())
-            self.progress.changes.append(f"step {self.progress.step + 1}: {words}")
+    def _try(self, batch: list[int]) -> list[float] | None:
+        """Take a step; return its losses, or None if it failed and is to be taken again."""
+        p, seed = self.progress, self.settings.seed
+        again = [p.recoveries] if p.recoveries else []  # other patches than those that failed
+        random = np.random.default_rng([seed, 3, p.step, *again])
+        try:
+            patches = np.stack([self.sampler.draw(v, random) for v in batch])[:, None]
+            dropout_seed = seed * 1_000_003 + p.step + 7919 * p.recoveries
+            return self.learner.step(patches, self.settings, dropout_seed)
+        except NotFiniteError as error:
+            what, terms = error.args
+            failure = f"{what} is not finite at step {p.step + 1} ({terms})"
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            failure = None
+        if failure is None:
+            self._save_memory()
+        else:
+            self._slow_down(failure)
+        return None
+
+    def _slow_down(self, failure: str) -> None:
+        """Go back to the last good weights with half the learning rate, or give up."""
+        rate = self.settings.learning_rate
+        if not self.settings.recover or self.failures >= RECOVERIES:
+            raise UserError(
+                f"{failure}; the network keeps the state before it; lower learning_rate (it was "
+                f"{rate:g}), or set gradient_clipping=1 or precision=float32"
+            )
+        self.failures += 1
+        self._go_back()
+        self._change({"learning_rate": max(rate / 2, 1e-8)})
+        self.remarks.append(
+            f"{failure}: the network went back to its weights of the last epoch and goes on with "
+            f"learning_rate={self.settings.learning_rate:g}, half of what it was"
+        )
+
+    def _save_memory(self) -> None:
+        """Go back to the last good weights with smaller batches, then patches, or give up."""
+        batch, patch = self.settings.batch_size, self.sampler.shape
+        halves = (max(SMALLEST_EDGE, n // 2 // DEPTH_FACTOR * DEPTH_FACTOR) for n in patch)
+        smaller = tuple(min(pair) for pair in zip(patch, halves, strict=True))
+        if batch > 1:
+            change = {"batch_size": batch // 2}
+        elif smaller != patch and self.settings.radius < min(smaller) // 2:
+            change = {"patch_size": smaller}
+        else:
+            raise UserError(
+                f"memory runs out with patches of {times(patch)} voxels, one at a time; set "
+                "base_channels lower, or close other programs"
+            )
+        self._go_back()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self._change(change)
+        if "patch_size" in change:
+            self.sampler = PatchSampler(self.prepared, self.settings)
+            self.dtype = self.learner.dtype = self._choose_dtype()
+        words = "; ".join(f"{name}={value}" for name, value in change.items())
+        self.remarks.append(
+            f"memory ran out at step {self.progress.step + 1}: the network went back to its "
+            f"weights of the last epoch and goes on with {words}"
+        )
+
+    def _go_back(self) -> None:
+        self.progress.recoveries += 1
+        self.learner.take_state(self.good, "the state in memory")
+
+    def _obey(self) -> None:
+        """Do what was asked for since the last step."""
+        wanted, save = self.controls.take()
+        try:
+            self._change(wanted)
+        except UserError as error:  # two options that do not fit each other
+            self.remarks.append(f"not taken: {error}")
+        if save:
+            self._save()
+
+    def _change(self, wanted: dict[str, Any]) -> None:
+        """Let other options hold from the next step on."""
+        settings = self.settings.replace(**wanted)
+        values = {name: getattr(settings, name) for name in wanted}  # as checked, not numpy's
+        changed = {k: v for k, v in values.items() if v != getattr(self.settings, k)}
+        if not changed:
+            return
+        self.settings = settings
+        self.progress.live |= changed
+        self.changed |= changed
+        words = "; ".join(f"{k}={_word(v)}" for k, v in changed.items())
+        self.progress.changes.append(f"step {self.progress.step + 1}: {words}")
 
     def _end_epoch(self) -> EpochEnd:
         p = self.progress
@@ -275,100 +326,93 @@ class _Trainer:
             "soft_ncut": soft_ncut,
             "reconstruction": reconstruction,
             "total": total,
-            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "learning_rate": self.settings.learning_rate,
             "seconds": round(p.seconds, 3),
             "peak_memory_mb": round(peak_memory_mb(self.device)),
             "changes": " | ".join(p.changes),
         }
         p.history.append(row)
-        p.batch, p.sums, p.seconds, p.changes = 0, [0.0, 0.0, 0.0], 0.0, []
-        dice = self._validate() if p.epoch % self.settings.validation_interval == 0 else None
-        better = total < p.best
-        p.best = min(p.best, total)
-        self.save_state(best=better)
-        return EpochEnd(p.epoch, dict(row), self._seconds_left(), self._preview(), dice)
+        p.batch, p.patches, p.seconds = 0, 0, 0.0
+        p.sums, p.changes = [0.0, 0.0, 0.0], []
+        dice = None
+        if self.validation and p.epoch % self.settings.validation_interval == 0:
+            dice = mean_dice(self.learner.model, self.validation, self.settings)
+        self.good = self.learner.copy_of_state()
+        self._save_if_due(epoch_over=True)
+        preview = self.learner.preview(self.preview_patch, self.settings)
+        left = self._seconds_left()
+        return EpochEnd(p.epoch, dict(row), left, preview, dice, remarks=self._take_remarks())
 
     def _seconds_left(self) -> float:
         p = self.progress
         done = sum(row["seconds"] for row in p.history[-3:]) + p.seconds
         steps = min(len(p.history), 3) * self.per_epoch + p.batch
         left = (self.settings.epochs - p.epoch) * self.per_epoch - p.batch
-        return done / max(1, steps) * left
+        return max(0.0, done / max(1, steps) * left)
 
-    def _preview(self) -> Preview:
-        self.model.eval()
-        image = torch.from_numpy(self.preview_patch)[None, None].to(self.device)
-        with torch.no_grad():
-            probabilities, reconstruction = self.model(image)
-        if self.settings.reconstruction_loss == "BCE":
-            reconstruction = reconstruction.sigmoid() * 100
-        self.model.train()
-        return Preview(
-            self.preview_patch,
-            probabilities[0].float().cpu().numpy(),
-            reconstruction[0, 0].float().cpu().numpy(),
-        )
+    def _save_if_due(self, *, epoch_over: bool = False) -> None:
+        minutes = self.settings.save_interval_minutes
+        if self.keeper is not None and self.keeper.is_due(minutes, epoch_over=epoch_over):
+            self._save()
 
-    def _validate(self) -> float | None:
-        if not self.validation:
-            return None
-        scores = []
-        for image, truth in self.validation:
-            probabilities = predict_volume(
-                self.model,
-                image,
-                tile_size=self.settings.tile_size,
-                precision=self.settings.precision,
-            )
-            scores.append(best_class_dice(probabilities, truth))
-        self.model.train()
-        return float(np.mean(scores))
-
-    def save_state(self, *, best: bool = False) -> None:
-        """Write a full state and the weights to the run folder, unless they are there already."""
+    def _save(self) -> None:
+        """Write weights and a full state to the run folder, or remark why that failed."""
         p = self.progress
-        if self.run is None or not p.step + p.epoch:
-            return
-        if (p.step, p.epoch) == self.saved and (self.run / checkpoint.WEIGHTS).exists():
+        if self.keeper is None or not p.step:
             return
         state = {
             "step": p.step,
-            "settings": self.settings.as_dict(),
-            "progress": {k: v for k, v in vars(p).items()},
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
+            "settings": self.asked.as_dict(),
+            "progress": dict(vars(p)),
+            **self.learner.state(),
         }
-        checkpoint.save_state(self.run, state, best=best)
-        checkpoint.save_weights(self.run / checkpoint.WEIGHTS, self.model, self.settings, p.history)
-        self.saved = (p.step, p.epoch)
+        try:
+            self.keeper.save(state, self.learner.model, self.settings)
+        except (OSError, UserError) as error:
+            self.remarks.append(
+                f"the state after step {p.step} was not written: {error}; the one before it is "
+                "kept, and the training goes on"
+            )
+
+    def close(self) -> None:
+        """Write the last state, if it is not there yet."""
+        self.remarks = []
+        self._save()
+        for remark in self.remarks:
+            warnings.warn(remark, stacklevel=3)
 
     def _restore(self) -> None:
-        state = checkpoint.load_newest_state(self.run) if self.run else None
+        """Take up the newest state of the run folder, or the weights to start from."""
+        state, model = None, self.learner.model
+        if self.keeper is not None:
+            state, damaged = self.keeper.load(model)
+            self.remarks += [f"the newest state is passed over: {words}" for words in damaged]
         if state is None:
+            if self.settings.start_from:
+                checkpoint.load_start_weights(model, self.settings.start_from)
             return
-        checkpoint.load_tensors(self.model, state["model"], self.run)
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
-        self.progress = _Progress(**state["progress"])
-        self.saved = (self.progress.step, self.progress.epoch)
-        self.settings = self.settings.replace(**self.progress.live)
+        self.learner.take_state(state, self.keeper.run)
+        known = {f.name for f in fields(_Progress)}
+        progress = {k: v for k, v in state["progress"].items() if k in known}
+        seen = progress["batch"] * self.settings.batch_size  # as states of version 0.1 count
+        self.progress = _Progress(**{"patches": seen, **progress})
+        self._take_up(state["settings"])
+
+    def _take_up(self, before: dict[str, Any]) -> None:
+        """Let hold what held at the end, but for the live options that are asked for anew."""
+        live, asked = self.progress.live, self.asked
+        anew = {
+            name: getattr(asked, name)
+            for name in names_with("live")
+            if name in before and getattr(asked, name) != before[name]
+        }
+        held = {name: before[name] for name in anew} | live
+        self.settings = asked.replace(**held)
+        if self.settings.patch_size != asked.patch_size:
+            self.sampler = PatchSampler(self.prepared, self.settings)
+        self._change(anew)
+        self.progress.live = {k: v for k, v in self.progress.live.items() if k not in anew}
 
 
-def _times(shape: Sequence[int]) -> str:
-    return "×".join(map(str, shape))
-
-
-def best_class_dice(probabilities: np.ndarray, truth: np.ndarray) -> float:
-    """Return the Dice of the class whose argmax map fits the truth best: classes have no order.
-
-    Parameters
-    ----------
-    probabilities : ndarray
-        (K, Z, Y, X).
-    truth : ndarray
-        (Z, Y, X) labels; everything above 0 is a cell.
-    """
-    winner, cells = probabilities.argmax(0), truth > 0
-    masks = [winner == k for k in range(len(probabilities))]
-    return max(2 * (mask & cells).sum() / max(1, mask.sum() + cells.sum()) for mask in masks)
+def _word(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -212,12 +212,10 @@ def test_a_training_stopped_in_its_first_epoch_has_a_report(data, tmp_path):
 
 
 def test_changes_made_live_are_listed(data, tmp_path):
-    steps = iter(range(100))
-    events = pipeline.train_events(
-        data / "a.tif", tmp_path / "run", TINY, live=lambda: {"radius": 2 + (next(steps) > 1)}
-    )
-    for _ in events:
-        pass
+    controls = training.Controls()
+    for event in pipeline.train_events(data / "a.tif", tmp_path / "run", TINY, controls=controls):
+        if isinstance(event, training.StepEnd) and event.step == 1:
+            controls.change(radius=3)
     words = read(tmp_path / "run").words
     assert "radius=3" in words and "were changed by hand" in words
 

@@ -5,7 +5,7 @@ The command line and the notebooks both call these; nothing here prints or draws
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +50,7 @@ def train_events(
     resume: bool = False,
     preset: str | None = None,
     validation: Sequence[tuple[Volume, np.ndarray]] = (),
-    live: Callable[[], Mapping[str, float]] | None = None,
+    controls: training.Controls | None = None,
 ) -> Generator[Event, None, None]:
     """Check the run folder and return the events of a training that records itself there.
 
@@ -68,7 +68,7 @@ def train_events(
         Name of the preset, for the record.
     validation : sequence of (Volume, labels)
         Labelled volumes to follow the training with.
-    live : callable, optional
+    controls : Controls, optional
         See `training.fit`.
 
     Returns
@@ -83,7 +83,8 @@ def train_events(
     prepared = [prepare_volume(volume, settings)[0] for volume in volumes]
     pairs = [(prepare_volume(volume, settings)[0], labels) for volume, labels in validation]
     record = runs.RunRecorder(run, settings, volumes, prepared, preset=preset)
-    return _recorded(training.fit(prepared, settings, run=run, validation=pairs, live=live), record)
+    events = training.fit(prepared, settings, run=run, validation=pairs, controls=controls)
+    return _recorded(events, record)
 
 
 def _volumes_of(inputs: TrainingInput, settings: Settings) -> tuple[Volume, ...]:

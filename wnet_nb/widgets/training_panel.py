@@ -19,7 +19,7 @@ import numpy as np
 
 from wnet_nb import checkpoint
 from wnet_nb.checkpoint import Checkpoint
-from wnet_nb.config import LIVE, Settings
+from wnet_nb.config import Settings, names_with
 from wnet_nb.errors import UserError
 from wnet_nb.events import Event, Finished, StepEnd
 from wnet_nb.figures.advice import read_losses
@@ -28,6 +28,7 @@ from wnet_nb.jobs import segment as prediction
 from wnet_nb.jobs import train as pipeline
 from wnet_nb.jobs.inputs import Inputs
 from wnet_nb.jobs.preflight import measure_patch, try_steps
+from wnet_nb.training import Controls
 from wnet_nb.widgets.busy_cell import POLL_SECONDS, StopInPlace, attend, explain
 from wnet_nb.widgets.option_form import OptionField, SettingsForm
 from wnet_nb.widgets.panel import RED, Panel, message
@@ -98,7 +99,7 @@ class Dashboard(Panel):
         self.run: Path | None = None
         self._base = self._read_settings()  # as the training was started, but for its epochs
         self._live: dict[str, float] = {}  # what the sliders say, once one was moved
-        self._taken: dict[str, float] = {}  # what the training has taken of it
+        self._controls = Controls()
         self._wishes: set[str] = set()  # stop, pause, snapshot
         self._task: asyncio.Task[Trained] | None = None
         try:
@@ -127,7 +128,7 @@ class Dashboard(Panel):
         top = widgets.HBox([*buttons, widgets.HTML("epochs")], layout={"flex_flow": "row wrap"})
         self.live = {
             name: OptionField(name, getattr(self._base, name), self._take_live, brief=True)
-            for name in LIVE
+            for name in names_with("slider")
         }
         title = widgets.HTML("<b>Change while it trains</b> (acts at the next step)")
         return [top, self.monitor, title, *self.live.values()]
@@ -186,18 +187,8 @@ class Dashboard(Panel):
             self.monitor.facts.value = message(f"Not taken: {error}.", RED)
             return
         self.monitor.settings = checked
-        self._live = wanted  # replaced as a whole: the training's thread reads it
-
-    def _ask_live(self) -> dict[str, float]:
-        """Say, before each step, which options hold from now; called in the training's thread."""
-        live, before = self._live, self._taken
-        moved = {n: v for n, v in live.items() if v != before.get(n, getattr(self._base, n))}
-        if moved:
-            self._taken = before | moved
-            self.monitor.mark(self.monitor.last_step + 1, moved)
-            if self._loop is not None:  # to be seen before the step ends
-                self._loop.call_soon_threadsafe(self.monitor.show_changes)
-        return live
+        self._live = wanted
+        self._controls.change(**wanted)
 
     # ------------------------------------------------------------------ training
 
@@ -313,7 +304,7 @@ class Dashboard(Panel):
             self._base,
             resume=True,
             validation=self.validation,
-            live=self._ask_live,
+            controls=self._controls,
         )
 
     def _keep_snapshot(self) -> None:

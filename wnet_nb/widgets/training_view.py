@@ -81,6 +81,8 @@ class Monitor(Panel):
         """Return the pictures that an event asks for; touches no widget, so a thread may do it."""
         if isinstance(event, StepEnd):
             self.steps.append((event.step, event.soft_ncut, event.reconstruction, event.total))
+            if event.changes:
+                self.mark(event.step, dict(event.changes))
             if time.perf_counter() - self._drawn < max(1.0, DRAW_SHARE * self._cost):
                 return {}
         pictures = {}

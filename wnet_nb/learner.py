@@ -1,0 +1,151 @@
+"""The network with its optimiser: one training step, and the state to keep and to go back to."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from wnet_nb import checkpoint
+from wnet_nb.config import Settings
+from wnet_nb.events import Preview
+from wnet_nb.losses import Losses, wnet_losses
+
+SCALED_STEPS_REFUSED = 10  # a float16 gradient scaler may refuse a few steps while it settles
+
+
+class NotFiniteError(ArithmeticError):
+    """A loss or the gradient is not finite; the weights are those before the step.
+
+    Its arguments are what is not finite, and the losses in words.
+    """
+
+
+class Learner:
+    """A WNet3D in training.
+
+    Parameters
+    ----------
+    settings : Settings
+        The network, the optimiser, and the seed of the first weights.
+    device : torch.device
+        Where to compute.
+    dtype : torch.dtype
+        Number format of the network's computation; weights and losses are float32.
+
+    Attributes
+    ----------
+    model : WNet3D
+    """
+
+    def __init__(self, settings: Settings, device: torch.device, dtype: torch.dtype) -> None:
+        self.device, self.dtype = device, dtype
+        with torch.random.fork_rng([]):  # the caller's random numbers stay as they were
+            torch.manual_seed(settings.seed)
+            self.model = checkpoint.build_model(settings)
+        self.model.to(device)
+        self.optimizer = torch.optim.Adam(
+            self.model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+        )
+        self.scaler = torch.amp.GradScaler(
+            device.type, enabled=dtype == torch.float16, init_scale=2.0**12
+        )
+        self.refused = 0
+
+    def step(self, patches: np.ndarray, settings: Settings, seed: int) -> list[float]:
+        """Take one step; return soft N-cut, reconstruction and total, as they were before it.
+
+        Parameters
+        ----------
+        patches : ndarray
+            (N, 1, Z, Y, X) float32 in 0-100.
+        settings : Settings
+            Weights and parameters of the losses, learning rate, clipping: what holds now.
+        seed : int
+            Of the dropout.
+
+        Raises
+        ------
+        NotFiniteError
+            If a loss or the gradient is not finite.
+        """
+        image = torch.from_numpy(patches).to(self.device)
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):
+            torch.manual_seed(seed)
+            losses = self._losses(image, settings)
+        self._update(losses, settings)
+        return [float(term.detach()) for term in losses]
+
+    def _losses(self, image: Tensor, settings: Settings) -> Losses:
+        self.model.train()
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            probabilities, reconstruction = self.model(image)
+        return wnet_losses(probabilities, reconstruction, image, settings)
+
+    def _update(self, losses: Losses, settings: Settings) -> None:
+        if not all(torch.isfinite(term) for term in losses):
+            raise NotFiniteError("a loss", _in_words(losses))
+        for group in self.optimizer.param_groups:
+            group["lr"] = settings.learning_rate
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(losses.total).backward()
+        self.scaler.unscale_(self.optimizer)
+        limit = settings.gradient_clipping or math.inf
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit)
+        finite = bool(torch.isfinite(norm))
+        self.refused = 0 if finite else self.refused + 1
+        if not finite and (not self.scaler.is_enabled() or self.refused > SCALED_STEPS_REFUSED):
+            raise NotFiniteError("the gradient", _in_words(losses))
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
+    def preview(self, patch: np.ndarray, settings: Settings) -> Preview:
+        """Return a patch (Z, Y, X) in 0-100 as the network sees it now."""
+        self.model.eval()
+        with torch.no_grad():
+            image = torch.from_numpy(patch)[None, None].to(self.device)
+            probabilities, reconstruction = self.model(image)
+        self.model.train()
+        if settings.reconstruction_loss == "BCE":
+            reconstruction = reconstruction.sigmoid() * 100
+        return Preview(
+            patch,
+            probabilities[0].float().cpu().numpy(),
+            reconstruction[0, 0].float().cpu().numpy(),
+        )
+
+    def state(self) -> dict[str, Any]:
+        """Return weights, optimiser and scaler; the tensors are those in use, not copies."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
+
+    def copy_of_state(self) -> dict[str, Any]:
+        """Return `state` as it is now, in main memory."""
+        return _copied(self.state())
+
+    def take_state(self, state: dict[str, Any], source: Any) -> None:
+        """Go back to a state; UserError naming `source` if it is that of another network."""
+        checkpoint.load_tensors(self.model, state["model"], source)
+        self.optimizer.load_state_dict(_copied(state["optimizer"]))  # it would work in the state
+        self.scaler.load_state_dict(state["scaler"])
+        self.optimizer.zero_grad(set_to_none=True)
+        self.refused = 0
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {key: _copied(item) for key, item in value.items()}
+    return [_copied(item) for item in value] if isinstance(value, list) else value
+
+
+def _in_words(losses: Losses) -> str:
+    return ", ".join(f"{k} {float(v.detach()):.4g}" for k, v in losses._asdict().items())
