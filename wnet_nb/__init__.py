@@ -5,8 +5,8 @@ Importing the package does no work: each module is imported when one of its name
 Examples
 --------
 >>> import wnet_nb
->>> run = wnet_nb.train("nuclei.tif", "runs/first", wnet_nb.preset("quick"))  # doctest: +SKIP
->>> cells = wnet_nb.segment("runs/first", "nuclei.tif")  # doctest: +SKIP
+>>> wnet_nb.train("nuclei.tif", "runs/first", wnet_nb.preset("quick"))  # doctest: +SKIP
+>>> results = wnet_nb.segment("runs/first", "nuclei.tif")  # doctest: +SKIP
 """
 
 import importlib
