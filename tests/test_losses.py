@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional
 
 from wnet_nb.config import Settings
-from wnet_nb.losses import gaussian_sum, reconstruction_loss, soft_ncut_loss, wnet_losses
+from wnet_nb.losses import gaussian_sum, hold_loss, reconstruction_loss, soft_ncut_loss, wnet_losses
 
 GOLDEN = Path(__file__).parent / "golden"
 FORMS = ("class_mean", "pairwise")
@@ -277,3 +277,38 @@ def test_offsets_up_to_the_radius_and_no_further_count():
         loss = soft_ncut_loss(p, torch.zeros_like(p[:, :1]), affinity="pairwise", **sizes)
         linked = sum(math.exp(-(d**2) / 100) for d in range(1, gap + 1) if d < radius)
         assert loss.item() == pytest.approx(2 * (1 - 1 / (1 + linked)))
+
+
+def three_classes(seed=0):
+    torch.manual_seed(seed)
+    logits = torch.randn(1, 3, 8, 8, 8)
+    return logits.softmax(1), torch.rand(1, 1, 8, 8, 8) * 100
+
+
+HOLDING = Settings(n_classes=3, foreground_classes=(1, 2), core_class=1, hold_weight=2.0)
+
+
+def test_core_and_rim_count_as_one_class_in_the_cut():
+    probabilities, image = three_classes()
+    cells = probabilities[:, 1:].sum(1, keepdim=True)
+    two = torch.cat((1 - cells, cells), 1)
+    found = wnet_losses(probabilities, image, image, HOLDING).soft_ncut
+    sigmas = {"intensity_sigma": 1.0, "spatial_sigma": 4.0, "radius": 2}
+    torch.testing.assert_close(found, soft_ncut_loss(two, image, **sigmas))
+
+
+def test_hold_is_zero_for_the_answers_of_the_start_and_grows_with_the_distance():
+    probabilities, _ = three_classes()
+    other, _ = three_classes(1)
+    assert hold_loss(probabilities, probabilities) == 0
+    near = hold_loss(0.9 * probabilities + 0.1 * other, probabilities)
+    assert 0 < near < hold_loss(other, probabilities)
+
+
+def test_hold_enters_the_total_with_its_weight():
+    probabilities, image = three_classes()
+    start, _ = three_classes(1)
+    free = wnet_losses(probabilities, image, image, HOLDING)
+    held = wnet_losses(probabilities, image, image, HOLDING, start=start)
+    expected = free.total + 2 * hold_loss(probabilities, start)
+    torch.testing.assert_close(held.total, expected)

@@ -486,3 +486,34 @@ def test_volume_with_nan_is_refused_by_its_number():
 def test_constant_volume_trains_without_nan():
     events = list(fit([np.full((16, 16, 16), 7, np.uint8)], TINY.replace(epochs=1)))
     assert all(math.isfinite(value) for e in losses(events) for value in e)
+
+
+def test_a_hold_keeps_the_classes_near_those_of_the_start(tmp_path):
+    settings = TINY.replace(n_classes=3, foreground_classes=(1, 2), core_class=1, epochs=3)
+    *_, first = fit([VOLUME], settings.replace(epochs=1))
+    path = tmp_path / "start.safetensors"
+    checkpoint.save_weights(path, first.model, settings, [])
+    image = torch.from_numpy(normalise(VOLUME))[None, None]
+    settings = settings.replace(start_from=str(path), dropout=0.0, epochs=8)
+
+    def moved(hold):
+        *_, end = fit([VOLUME], settings.replace(hold_weight=hold))
+        with torch.inference_mode():
+            return float((end.model.encode(image) - first.model.encode(image)).abs().mean())
+
+    assert moved(50.0) < 0.5 * moved(0.0)
+
+
+def test_a_held_training_resumes_with_the_same_numbers(tmp_path):
+    settings = TINY.replace(n_classes=3, foreground_classes=(1, 2), core_class=1, hold_weight=1.0)
+    *_, first = fit([VOLUME], settings.replace(epochs=1))
+    path = tmp_path / "start.safetensors"
+    checkpoint.save_weights(path, first.model, settings, [])
+    settings = settings.replace(start_from=str(path), epochs=4)
+    (tmp_path / "run").mkdir()
+    whole = list(fit([VOLUME], settings))
+    list(fit([VOLUME], settings.replace(epochs=2), run=tmp_path / "run"))
+    path.unlink()  # the state knows what it held to
+    rest = list(fit([VOLUME], settings, run=tmp_path / "run"))
+    assert losses(rest) == losses(whole)[-len(losses(rest)) :]
+    assert len(losses(rest)) > 0

@@ -27,6 +27,8 @@ from wnet_nb.model import WNet3D
 from wnet_nb.whole_file import write_whole
 
 WEIGHTS = "weights.safetensors"
+STARTER = "starter"  # the word for the weights in the package, see starter.md beside them
+STARTER_FILE = Path(__file__).with_name("starter.safetensors")
 STATES = "checkpoints"
 FORMAT = "wnet_nb 1"
 STATES_KEPT = 2
@@ -47,7 +49,7 @@ class Checkpoint:
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
-    """Load a model from a run folder, a ``.safetensors`` file or a published ``.pth`` file.
+    """Load a model from a run folder, a ``.safetensors`` or published ``.pth`` file, or `STARTER`.
 
     Raises
     ------
@@ -55,6 +57,8 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         If nothing usable is there.
     """
     path = Path(path)
+    if str(path) == STARTER and not path.exists():
+        path = STARTER_FILE
     if path.is_dir():
         if not (path / WEIGHTS).exists():
             raise UserError(

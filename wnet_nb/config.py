@@ -149,6 +149,11 @@ class Settings:
         raise_when="the reconstruction does not resemble the image, or all voxels get one class",
         lower_when="the classes follow noise or texture",
     )
+    hold_weight: float = _option(0.0, "weights", limits=(0.0, 100.0), roles="training live slider")(
+        "Weight of the pull towards what the weights that training starts from say.",
+        raise_when="training makes good cells worse",
+        lower_when="training changes too little",
+    )
     reconstruction_loss: str = _option("MSE", "weights", choices=("MSE", "BCE"))(
         "How image and reconstruction are compared.",
         raise_when="take BCE, with a weight near 0.5, if very bright spots rule the MSE",
@@ -285,6 +290,14 @@ class Settings:
         raise_when="the wrong class was taken: name the right one",
         lower_when="the choice is right: leave it unset",
     )
+    core_class: int | None = _option(
+        None, "cells", limits=(0, 15), kind=int, roles="training segmenting"
+    )(
+        "The class that is the middle of cells, if the network knows it, as the starter weights do; "
+        "seeds and outlines then come from the network.",
+        raise_when="leave it as the weights have it",
+        lower_when="take none to look for cells in the image, within the class map",
+    )
     boundary: float | None = _option(None, "cells", limits=(0.05, 0.95), roles="segmenting")(
         "Where a cell ends between its surroundings (0) and its core (1); found if not set.",
         raise_when="cells come out too fat",
@@ -327,6 +340,11 @@ class Settings:
                 f"foreground_classes={self.foreground_classes} does not fit n_classes="
                 f"{self.n_classes}; classes count from 0"
             )
+        if self.core_class is not None and self.core_class not in (self.foreground_classes or ()):
+            raise UserError(
+                f"core_class={self.core_class} must be among foreground_classes="
+                f"{self.foreground_classes}; set it to none to find cells in the image"
+            )
 
     @property
     def patch_shape(self) -> tuple[int, int, int]:
@@ -355,23 +373,27 @@ def names_with(role: str) -> tuple[str, ...]:
     return tuple(name for name, option in OPTIONS.items() if role in option.roles)
 
 
+_SMALL: dict[str, Any] = {
+    "base_channels": 16,
+    "dropout": 0.0,
+    "intensity_sigma": 10.0,
+    "epochs": 6,
+    "batch_size": 4,
+    "learning_rate": 1e-3,
+    "patch_size": 32,
+    "patches_per_volume": 40,
+    "normalisation": "square_root",
+    "match_cell_size": True,
+    "subtract_background": True,
+}
 PRESETS: dict[str, dict[str, Any]] = {
     "published": {},
-    "quick": {
-        "base_channels": 16,
-        "dropout": 0.0,
-        "intensity_sigma": 10.0,
-        "epochs": 6,
-        "batch_size": 4,
-        "learning_rate": 1e-3,
-        "patch_size": 32,
-        "patches_per_volume": 40,
-        "normalisation": "square_root",
-        "match_cell_size": True,
-        "subtract_background": True,
-    },
+    "quick": _SMALL,
+    "scratch": _SMALL,
 }
-"""Named sets of options; `quick` was found by experiment (tests/benchmarks/quick_preset.md)."""
+"""Named sets of options, found by experiment: `quick` adapts the starter weights to a stack
+(tests/benchmarks/quality.md), `scratch` trains as small a network from nothing
+(tests/benchmarks/quick_preset.md)."""
 
 
 def check_value(name: str, value: Any) -> Any:

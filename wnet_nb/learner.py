@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -13,6 +14,7 @@ from wnet_nb import checkpoint
 from wnet_nb.config import Settings
 from wnet_nb.events import Preview
 from wnet_nb.losses import Losses, wnet_losses
+from wnet_nb.model import UNet3D
 
 SCALED_STEPS_REFUSED = 10  # a float16 gradient scaler may refuse a few steps while it settles
 
@@ -54,6 +56,11 @@ class Learner:
             device.type, enabled=dtype == torch.float16, init_scale=2.0**12
         )
         self.refused = 0
+        self.start: UNet3D | None = None  # the encoder that training started from
+
+    def hold(self) -> None:
+        """Keep the encoder as it is now, for `hold_weight` pulls towards what it says."""
+        self.start = copy.deepcopy(self.model.encoder).requires_grad_(False).eval()
 
     def step(self, patches: np.ndarray, settings: Settings, seed: int) -> list[float]:
         """Take one step; return soft N-cut, reconstruction and total, as they were before it.
@@ -84,7 +91,10 @@ class Learner:
         self.model.train()
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             probabilities, reconstruction = self.model(image)
-        return wnet_losses(probabilities, reconstruction, image, settings)
+            start = None
+            if self.start is not None and settings.hold_weight > 0:
+                start = self.start(image).softmax(dim=1)
+        return wnet_losses(probabilities, reconstruction, image, settings, start=start)
 
     def _update(self, losses: Losses, settings: Settings) -> None:
         if not all(torch.isfinite(term) for term in losses):
@@ -120,7 +130,8 @@ class Learner:
 
     def state(self) -> dict[str, Any]:
         """Return weights, optimiser and scaler; the tensors are those in use, not copies."""
-        return {
+        start = {} if self.start is None else {"start": self.start.state_dict()}
+        return start | {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
@@ -135,6 +146,9 @@ class Learner:
         checkpoint.load_tensors(self.model, state["model"], source)
         self.optimizer.load_state_dict(_copied(state["optimizer"]))  # it would work in the state
         self.scaler.load_state_dict(state["scaler"])
+        if "start" in state and self.start is None:
+            self.hold()
+            self.start.load_state_dict(state["start"])
         self.optimizer.zero_grad(set_to_none=True)
         self.refused = 0
 

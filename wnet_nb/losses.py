@@ -227,13 +227,41 @@ def reconstruction_loss(reconstruction: Tensor, image: Tensor, kind: str = "MSE"
     raise ValueError(f"reconstruction loss '{kind}' must be MSE or BCE")
 
 
+def hold_loss(probabilities: Tensor, start: Tensor) -> Tensor:
+    """How far class probabilities have moved: Kullback-Leibler divergence, mean over voxels.
+
+    Parameters
+    ----------
+    probabilities, start : Tensor
+        (N, K, Z, Y, X) in 0-1: now, and of the weights that training started from.
+    """
+    tiny = 1e-6  # bfloat16 probabilities can be 0
+    ratio = start.clamp_min(tiny).log() - probabilities.clamp_min(tiny).log()
+    return (start * ratio).sum(1).mean()
+
+
 def wnet_losses(
-    probabilities: Tensor, reconstruction: Tensor, image: Tensor, settings: Settings
+    probabilities: Tensor,
+    reconstruction: Tensor,
+    image: Tensor,
+    settings: Settings,
+    *,
+    start: Tensor | None = None,
 ) -> Losses:
-    """Both losses and their weighted sum, in float32 whatever the network's precision."""
+    """Both losses and their weighted sum, in float32 whatever the network's precision.
+
+    Where the settings name a core class, the classes of cells count as one in the soft N-cut: cut
+    apart, core and rim would drift. With `start`, the class probabilities (N, K, Z, Y, X) of the
+    weights that training started from, the total holds a pull towards them (`hold_loss`).
+    """
     with torch.autocast(image.device.type, enabled=False):
+        probabilities = probabilities.float()
+        classes = probabilities
+        if settings.core_class is not None:
+            cells = probabilities[:, list(settings.foreground_classes)].sum(1, keepdim=True)
+            classes = torch.cat((1 - cells, cells), dim=1)
         soft_ncut = soft_ncut_loss(
-            probabilities.float(),
+            classes,
             image,
             intensity_sigma=settings.intensity_sigma,
             spatial_sigma=settings.spatial_sigma,
@@ -241,5 +269,7 @@ def wnet_losses(
             affinity=settings.affinity,
         )
         rebuilt = reconstruction_loss(reconstruction.float(), image, settings.reconstruction_loss)
-    total = settings.ncut_weight * soft_ncut + settings.reconstruction_weight * rebuilt
+        total = settings.ncut_weight * soft_ncut + settings.reconstruction_weight * rebuilt
+        if start is not None:
+            total = total + settings.hold_weight * hold_loss(probabilities, start.float())
     return Losses(soft_ncut, rebuilt, total)

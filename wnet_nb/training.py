@@ -390,6 +390,8 @@ class _Trainer:
         if state is None:
             if self.settings.start_from:
                 checkpoint.load_start_weights(model, self.settings.start_from)
+                if self.settings.hold_weight > 0:
+                    self.learner.hold()
             return
         self.learner.take_state(state, self.keeper.run)
         known = {f.name for f in fields(_Progress)}

@@ -12,7 +12,7 @@ from wnet_nb.files.writing import write_volume
 from wnet_nb.jobs.train import segment, train_run
 
 TINY = config.preset(
-    "quick", base_channels=4, epochs=1, batch_size=2, patch_size=16, patches_per_volume=4
+    "scratch", base_channels=4, epochs=1, batch_size=2, patch_size=16, patches_per_volume=4
 )
 
 

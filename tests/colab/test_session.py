@@ -19,7 +19,7 @@ from wnet_nb.model import WNet3D
 from wnet_nb.whole_file import sha256
 
 TINY = config.preset(
-    "quick", base_channels=4, epochs=2, batch_size=2, patch_size=16, patches_per_volume=4
+    "scratch", base_channels=4, epochs=2, batch_size=2, patch_size=16, patches_per_volume=4
 )
 
 

@@ -22,7 +22,7 @@ from wnet_nb.jobs.example import make_example
 from wnet_nb.whole_file import sha256
 
 TINY = config.preset(
-    "quick", base_channels=4, patch_size=16, epochs=3, patches_per_volume=3, tile_size=32
+    "scratch", base_channels=4, patch_size=16, epochs=3, patches_per_volume=3, tile_size=32
 )
 HOSTILE = """<img src=x onerror=alert(1)>&'"`.tif"""
 

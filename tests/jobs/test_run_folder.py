@@ -20,7 +20,7 @@ from wnet_nb.jobs.prepare import prepare_volume
 from wnet_nb.whole_file import sha256
 
 TINY = config.preset(
-    "quick", base_channels=4, patch_size=16, epochs=2, patches_per_volume=3, batch_size=2
+    "scratch", base_channels=4, patch_size=16, epochs=2, patches_per_volume=3, batch_size=2
 )
 
 

@@ -16,7 +16,7 @@ from wnet_nb.jobs.example import make_example
 from wnet_nb.model import WNet3D
 
 TINY = config.preset(
-    "quick", base_channels=4, patch_size=16, epochs=2, patches_per_volume=4, tile_size=32
+    "scratch", base_channels=4, patch_size=16, epochs=2, patches_per_volume=4, tile_size=32
 )
 FILES = ("baseline_labels.tif", "cells.csv", "foreground.tif", "labels.tif", "overlay.png")
 
