@@ -115,13 +115,18 @@ class Runtime:
         monkeypatch.setenv("JUPYTER_PATH", str(folder / "jupyter"))
         self.disks = 0
 
-    def run(self, replacements):
-        """Execute the notebook on a fresh disk and return the disk."""
+    def run(self, replacements, times=1):
+        """Execute every cell of the notebook so many times on a fresh disk; return the disk."""
         self.disks += 1
         disk = self.folder / f"disk {self.disks}"
         disk.mkdir()
         notebook = nbformat.read(NOTEBOOK, 4)
         replace(notebook, SHORT | replacements)
+        notebook.cells = [
+            nbformat.from_dict(cell | {"id": f"{cell.id}-{n}"})
+            for cell in notebook.cells
+            for n in range(times)
+        ]
         try:
             NotebookClient(
                 notebook,
@@ -193,6 +198,20 @@ def test_the_example_goes_from_install_to_results_on_drive(runtime):
     with zipfile.ZipFile(disk / "my_run.zip") as archive:
         assert archive.testzip() is None
         assert "predictions/example/labels.tif" in archive.namelist()
+
+
+def test_every_cell_run_twice_in_a_row_leads_to_the_same_training(runtime):
+    no_drive = {"use_google_drive = False": "use_google_drive = False"}
+    disks = [runtime.run(no_drive, times) for times in (1, 2)]
+    once, twice = (next((disk / "runs").iterdir()) for disk in disks)
+    assert [p.name for p in (disks[1] / "runs").iterdir()] == ["my_run"]
+    records = [json.loads((run / "settings.json").read_text()) for run in (once, twice)]
+    assert records[0]["options"] == records[1]["options"]
+    assert records[1]["options"]["learning_rate"] == 1e-3
+    losses = [[row["total"] for row in rows(run / "history.csv")] for run in (once, twice)]
+    assert losses[0] == losses[1]
+    cells = [(run / "predictions/example/cells.csv").read_bytes() for run in (once, twice)]
+    assert cells[0] == cells[1]
 
 
 def test_an_own_folder_is_trained_killed_and_gone_on_with_on_another_runtime(runtime, shared):
