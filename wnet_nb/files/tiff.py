@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from tifffile import TiffFile, TiffPageSeries
+import psutil
+from tifffile import TiffFile, TiffFileError, TiffPageSeries
 
 from wnet_nb.errors import UserError
 
@@ -38,11 +39,9 @@ def open_image(path: Path) -> Iterator[tuple[TiffFile, TiffPageSeries]]:
         The file is missing, a folder, not a TIFF, damaged, incomplete, too large for the memory,
         in a compression that needs the package imagecodecs, or holds something else.
     """
-    if not path.exists():
-        raise UserError(f"'{path}' does not exist; check the path")
-    if path.is_dir():
-        raise UserError(f"'{path}' is a folder; give one TIFF file in it")
     try:
+        if path.is_dir():
+            raise UserError(f"'{path}' is a folder; give one TIFF file in it")
         with contextlib.ExitStack() as stack:
             silence = logging.Filter("nothing")  # what matters of the records becomes an error
             logging.getLogger("tifffile").addFilter(silence)
@@ -64,13 +63,18 @@ def open_image(path: Path) -> Iterator[tuple[TiffFile, TiffPageSeries]]:
             f"'{path.name}' does not fit into the memory; save it uncompressed, then it is read "
             "from the disk piece by piece, or crop it"
         ) from error
+    except FileNotFoundError as error:
+        raise UserError(f"'{path}' does not exist; check the path") from error
+    except PermissionError as error:
+        raise UserError(f"'{path.name}' may not be read by you; ask its owner") from error
     except Exception as error:  # a damaged file makes tifffile raise almost any exception
         if "imagecodecs" in str(error):
             raise UserError(
                 f"'{path.name}' is compressed in a way that needs one more package; run "
                 "'pip install imagecodecs', or save it again without compression"
             ) from error
-        reason = " ".join(str(error).split()) or type(error).__name__
+        told = isinstance(error, (TiffFileError, OSError))  # others speak of code, not of files
+        reason = " ".join(str(error).split()) if told else "it is damaged"
         raise UserError(
             f"'{path.name}' cannot be read as a TIFF ({reason}); copy or export it again"
         ) from error
@@ -193,6 +197,8 @@ def load_planes(tif: TiffFile, image: TiffPageSeries, index: tuple[int | slice, 
         dtype = image.dtype.newbyteorder(tif.byteorder)
         with contextlib.suppress(OSError):  # a file system without memory maps: read it
             return np.memmap(tif.filehandle.path, dtype, "r", offset, image.shape)[index]
+    if math.prod(image.shape) * image.dtype.itemsize > psutil.virtual_memory().available:
+        raise MemoryError  # before the system takes the memory of other programs
     outer = image.shape[:-2]
     if not image.axes.endswith("YX") or len(image.pages) != math.prod(outer):
         return image.asarray()[index]

@@ -76,11 +76,15 @@ def find_volumes(path: str | Path) -> FoundVolumes:
         The path does not exist.
     """
     path = Path(path)
-    if not path.exists():
-        raise UserError(f"'{path}' does not exist; check the path")
-    if not path.is_dir():
-        return FoundVolumes((path,))
-    seen = [(entry, _reason_to_skip(entry)) for entry in sorted(path.iterdir(), key=_natural_key)]
+    try:
+        if not path.exists():
+            raise UserError(f"'{path}' does not exist; check the path")
+        if not path.is_dir():
+            return FoundVolumes((path,))
+        entries = sorted(path.iterdir(), key=_natural_key)
+    except OSError as error:
+        raise UserError(f"'{path}' cannot be looked into ({error.strerror}); check it") from error
+    seen = [(entry, _reason_to_skip(entry)) for entry in entries]
     found = tuple(entry for entry, reason in seen if not reason)
     return FoundVolumes(found, tuple(one for one in seen if one[1]))
 
