@@ -2,9 +2,11 @@
 
 import gzip
 import io
+import shutil
 import stat
 import tarfile
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -127,3 +129,87 @@ def test_a_folder_that_exists_is_not_unpacked_into(tmp_path):
     (tmp_path / "archive").write_bytes(zip_of(("a", b"1")))
     with pytest.raises(UserError, match="exists"):
         unpack(tmp_path / "archive", tmp_path)
+
+
+@pytest.mark.parametrize("pack", [zip_of, tar_of])
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("a.tif", "./a.tif"),
+        ("a.tif", "A.TIF"),
+        ("stacks/a.tif", "Stacks/b.tif"),
+        ("Gr\u00f6\u00dfe.tif", "Gro\u0308\u00dfe.tif"),  # composed and decomposed
+        ("a", "a/b"),
+        ("a/b", "A"),
+    ],
+)
+def test_names_that_other_computers_take_for_one_are_refused(pack, one, other, tmp_path):
+    refused_archive(pack((one, b"1"), (other, b"2")), tmp_path, "one name on many computers")
+
+
+@pytest.mark.parametrize("pack", [zip_of, tar_of])
+def test_a_name_too_long_for_the_disk_is_refused(pack, tmp_path):
+    refused_archive(pack(("a" * 300 + ".tif", b"1")), tmp_path, "damaged")
+
+
+def test_an_encrypted_zip_is_refused(tmp_path):
+    content = bytearray(zip_of(("a", b"secret")))
+    content[6] |= 1  # the flag of the local heading
+    content[content.index(b"PK\x01\x02") + 8] |= 1  # and of the directory
+    refused_archive(bytes(content), tmp_path, "password")
+
+
+def test_a_zip_in_a_zip_is_not_opened(tmp_path):
+    (tmp_path / "archive").write_bytes(zip_of(("inner.zip", zip_of(("../evil", b"x")))))
+    files = unpack(tmp_path / "archive", tmp_path / "new")
+    assert [f.name for f in files] == ["inner.zip"]
+
+
+def test_a_link_that_a_later_file_would_go_through_is_refused(tmp_path):
+    content = tar_of(("out", b"", tarfile.SYMTYPE), ("out/evil", b"x"))
+    refused_archive(content, tmp_path, "not a plain file")
+
+
+def test_a_zip_from_windows_has_its_folders(tmp_path):
+    (tmp_path / "archive").write_bytes(zip_of(("mine\\er\\a.tif", b"1"), ("mine\\b.tif", b"2")))
+    files = unpack(tmp_path / "archive", tmp_path / "new")
+    assert [str(f.relative_to(tmp_path / "new")) for f in files] == ["mine/er/a.tif", "mine/b.tif"]
+
+
+def test_a_zip_that_macos_made_gives_the_stacks_alone(tmp_path):
+    made = zip_of(
+        ("mine/", b""),
+        ("mine/.DS_Store", b"junk"),
+        ("mine/Größe 1.tif", b"1"),
+        ("__MACOSX/mine/._Größe 1.tif", b"junk"),
+        ("mine/deep/", b""),
+        ("mine/deep/b.tif", b""),
+        ("mine/deep/._b.tif", b"junk"),
+    )
+    (tmp_path / "archive").write_bytes(made)
+    unpack(tmp_path / "archive", tmp_path / "new")
+    assert [p for p in everything_below(tmp_path / "new") if p.endswith("tif")] == [
+        "mine/Größe 1.tif",
+        "mine/deep/b.tif",
+    ]
+
+
+def test_folders_made_by_the_usual_programs_come_out_as_they_went_in(tmp_path):
+    source = tmp_path / "mine"
+    (source / "deep").mkdir(parents=True)
+    (source / "a.tif").write_bytes(b"1" * 3000)
+    (source / "deep" / "b.tif").write_bytes(b"2")
+    for kind in ("zip", "tar", "gztar"):
+        packed = shutil.make_archive(tmp_path / f"packed_{kind}", kind, tmp_path, "mine")
+        target = tmp_path / f"new_{kind}"
+        files = unpack(Path(packed), target)
+        assert {str(f.relative_to(target)) for f in files} == {"mine/a.tif", "mine/deep/b.tif"}
+        assert (target / "mine" / "a.tif").read_bytes() == b"1" * 3000
+
+
+def test_a_crash_while_unpacking_leaves_no_folder_under_the_name(tmp_path, monkeypatch):
+    (tmp_path / "archive").write_bytes(zip_of(("a", b"1"), ("b", b"2")))
+    monkeypatch.setattr(zipfile.ZipFile, "extract", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        unpack(tmp_path / "archive", tmp_path / "new")
+    assert everything_below(tmp_path) == ["archive"]

@@ -1,7 +1,10 @@
 """Downloads against a local server; gdown's own requests to Drive are led there too."""
 
 import hashlib
+import http.server
 import io
+import tarfile
+import threading
 from urllib.parse import urlparse
 
 import numpy as np
@@ -18,8 +21,9 @@ QUOTA += b'<p class="uc-error-subcaption">Too many users have viewed this file.<
 
 
 @pytest.fixture(autouse=True)
-def _no_waits(monkeypatch):
+def _no_waits_and_small_pieces(monkeypatch):
     monkeypatch.setattr(download, "WAITS_SECONDS", (0, 0))
+    monkeypatch.setattr(download, "CHUNK", 100)
 
 
 @pytest.fixture
@@ -151,3 +155,104 @@ def test_a_file_that_exists_is_not_replaced(serve, tmp_path):
     with pytest.raises(ValueError, match="never overwritten"):
         download.download(serve(b"hello"), tmp_path / "new")
     assert (tmp_path / "new").read_text() == "mine"
+
+
+@pytest.fixture
+def flaky():
+    """Return a function that starts a server which answers each request in turn as it is told.
+
+    An answer is (status, headers, body, how much of the body is sent); what was asked for is kept.
+    """
+    answers, asked = [], []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append((self.path, self.headers.get("Range"), self.headers.get("If-Range")))
+            status, headers, body, sent = answers.pop(0)
+            self.send_response(status)
+            for name, value in ({"Content-Length": str(len(body))} | headers).items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body[:sent])
+
+        def log_message(self, *args):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+    thread.start()
+
+    def start(*script):
+        answers[:] = script
+        return f"http://127.0.0.1:{server.server_port}/file"
+
+    start.asked = asked
+    yield start
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+BODY = bytes(range(1, 256)) * 9
+
+
+def test_what_broke_off_goes_on_where_it_broke_off(flaky, tmp_path):
+    version = {"ETag": '"one"'}
+    rest = (206, version, BODY[900:], None)
+    path = download.download(flaky((200, version, BODY, 900), rest), tmp_path / "new")
+    assert path.read_bytes() == BODY
+    assert flaky.asked == [("/file", None, None), ("/file", "bytes=900-", '"one"')]
+    assert everything_below(tmp_path) == ["new"]
+
+
+def test_another_version_is_fetched_from_its_beginning(flaky, tmp_path):
+    other = BODY[::-1]
+    link = flaky((200, {"ETag": '"one"'}, BODY, 900), (200, {"ETag": '"two"'}, other, None))
+    assert download.download(link, tmp_path / "new").read_bytes() == other
+
+
+@pytest.mark.parametrize("headers", [{}, {"ETag": 'W/"alike"'}])
+def test_without_a_version_nothing_is_put_together(flaky, tmp_path, headers):
+    link = flaky((200, headers, BODY, 900), (200, headers, BODY, None))
+    assert download.download(link, tmp_path / "new").read_bytes() == BODY
+    assert [wanted for _, wanted, _ in flaky.asked] == [None, None]
+
+
+def test_a_busy_server_is_asked_again_and_a_refusal_is_not(flaky, tmp_path):
+    link = flaky((503, {}, b"busy", None), (500, {}, b"busy", None), (200, {}, BODY, None))
+    assert download.download(link, tmp_path / "new").read_bytes() == BODY
+    (tmp_path / "new").unlink()
+    flaky.asked.clear()
+    refused_download(flaky((403, {}, b"no", None)), tmp_path, "403")
+    assert len(flaky.asked) == 1
+
+
+def test_what_breaks_off_three_times_leaves_nothing(flaky, tmp_path):
+    version = {"ETag": '"one"'}
+    first, rest = (200, version, BODY, 900), (206, version, BODY[900:], 0)
+    refused_download(flaky(first, rest, rest), tmp_path, "cannot be fetched")
+    assert len(flaky.asked) == 3
+
+
+def test_an_address_that_leads_on_to_plain_http_is_refused(flaky, tmp_path):
+    link = flaky((302, {"Location": "http://example.org/other"}, b"", None))
+    refused_download(link, tmp_path, "'http://example.org/other' is neither an https address")
+
+
+@pytest.mark.parametrize(
+    "address", ["http://example.org/a", "http://127.0.0.1.example.org/a", "ftp://x/a", "file:///a"]
+)
+def test_only_https_is_taken_from_other_computers(tmp_path, address):
+    refused_download(address, tmp_path, "neither an https address")
+
+
+def test_a_tar_is_known_from_its_first_block_even_if_it_comes_in_small_pieces(flaky, tmp_path):
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        archive.addfile(tarfile.TarInfo("a"))
+    body = buffer.getvalue()
+    chunked = {"Content-Length": "", "Transfer-Encoding": "chunked"}
+    pieces = b"".join(b"64\r\n" + body[n : n + 100] + b"\r\n" for n in range(0, 10200, 100))
+    link = flaky((200, chunked, pieces + b"0\r\n\r\n", None))
+    path = download.download(link, tmp_path / "new", kinds=("tar",))
+    assert path.read_bytes() == body[:10200]

@@ -6,6 +6,9 @@ import os
 import numpy as np
 import pytest
 import tifffile
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
 from wnet_nb.errors import UserError
 from wnet_nb.files.volumes import read_volume
@@ -231,3 +234,55 @@ def test_missing_files_are_refused_by_name(tmp_path):
 def test_the_hash_is_the_sha256_of_the_content(tmp_path):
     (tmp_path / "a").write_bytes(b"abc" * 10**6)
     assert sha256(tmp_path / "a") == hashlib.sha256(b"abc" * 10**6).hexdigest()
+
+
+VOLUMES = st.sampled_from(
+    ["bool", "uint8", "uint16", "uint32", "int8", "int16", "int32", "float16", "float32", "float64"]
+).flatmap(lambda d: hnp.arrays(d, hnp.array_shapes(min_dims=3, max_dims=3, max_side=9)))
+ANYWHERE = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+LENGTHS = st.floats(1e-3, 1e4)
+
+
+@settings(ANYWHERE, max_examples=150)
+@given(array=VOLUMES, size=st.tuples(LENGTHS, LENGTHS, LENGTHS), compress=st.booleans())
+def test_any_volume_comes_back_or_is_refused_in_one_sentence(tmp_path, array, size, compress):
+    path = tmp_path / f"{len(list(tmp_path.iterdir()))}.tif"
+    write_volume(path, array, voxel_size_um=size, compress=compress)
+    try:
+        volume = read_volume(path)
+    except UserError as error:  # one slice is no volume
+        assert array.shape[0] == 1 and "one 2D image" in str(error)
+        return
+    np.testing.assert_array_equal(volume.array, array)
+    np.testing.assert_allclose(volume.voxel_size_um, size, rtol=1e-5)
+
+
+@settings(ANYWHERE, max_examples=60)
+@given(
+    array=hnp.arrays(
+        hnp.array_dtypes(hnp.scalar_dtypes(), max_size=1) | hnp.scalar_dtypes(),
+        hnp.array_shapes(min_dims=0, max_dims=5, min_side=0, max_side=3),
+    )
+)
+def test_what_is_no_volume_is_refused_and_leaves_nothing(tmp_path, array):
+    path = tmp_path / f"{len(list(tmp_path.iterdir()))}.tif"
+    before = sorted(tmp_path.iterdir())
+    try:
+        write_volume(path, array, voxel_size_um=(1, 1, 1))
+    except UserError as error:
+        assert "\n" not in str(error)
+        assert sorted(tmp_path.iterdir()) == before
+    else:
+        assert path.exists() and array.ndim == 3
+
+
+@given(text=st.text(max_size=200))
+@settings(ANYWHERE, max_examples=100)
+def test_any_text_is_points_or_one_sentence(tmp_path, text):
+    (tmp_path / "a.csv").write_text("z,y,x\n" + text, encoding="utf-8")
+    try:
+        points = read_points(tmp_path / "a.csv")
+    except UserError as error:
+        assert "'a.csv'" in str(error) and "\n" not in str(error)
+    else:
+        assert points.shape[1] == 3 and np.isfinite(points).all()

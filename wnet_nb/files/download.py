@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO
+from urllib.parse import urljoin
 
 from wnet_nb.errors import UserError
 from wnet_nb.whole_file import new_file, sha256
@@ -162,13 +163,13 @@ def _from_web(address: str, received: _Received) -> None:
 
     _check_address(address)
     headers = {"Accept-Encoding": "identity"}
-    if received.size and received.version:
+    goes_on = received.size > 0 and received.version != ""
+    if goes_on:
         headers |= {"Range": f"bytes={received.size}-", "If-Range": received.version}
-    with requests.get(address, headers=headers, stream=True, timeout=TIMEOUT_SECONDS) as answer:
-        for hop in (*answer.history, answer):
-            _check_address(hop.url)
+    options = {"stream": True, "timeout": TIMEOUT_SECONDS, "hooks": {"response": _check_redirect}}
+    with requests.get(address, headers=headers, **options) as answer:
         answer.raise_for_status()
-        if answer.status_code != 206:  # the whole file, whatever was asked for
+        if not goes_on or answer.status_code != 206:  # the whole file, whatever was asked for
             received.start_again()
         received.version = answer.headers.get("ETag") or answer.headers.get("Last-Modified") or ""
         if received.version.startswith("W/"):  # says that it is alike, not that it is the same
@@ -179,6 +180,16 @@ def _from_web(address: str, received: _Received) -> None:
             received.write(chunk)
     if received.size < received.promised:
         raise requests.ConnectionError(f"it broke off after {received.size} bytes")
+
+
+def _check_redirect(answer, **_: object) -> None:
+    """Refuse to be led to an unsafe address; requests calls this before it follows."""
+    if answer.is_redirect:
+        try:
+            _check_address(urljoin(answer.url, answer.headers["Location"]))
+        except UserError:
+            answer.close()
+            raise
 
 
 def _check_address(address: str) -> None:
