@@ -2,12 +2,21 @@
 
 import dataclasses
 import functools
+import json
 import math
+import os
+import re
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+import wnet_nb
 from wnet_nb import checkpoint
 from wnet_nb.config import Settings
 from wnet_nb.data import normalise, prepare
@@ -517,3 +526,322 @@ def test_a_held_training_resumes_with_the_same_numbers(tmp_path):
     rest = list(fit([VOLUME], settings, run=tmp_path / "run"))
     assert losses(rest) == losses(whole)[-len(losses(rest)) :]
     assert len(losses(rest)) > 0
+
+
+def everything(folder):
+    """Return the newest state of a run folder as one string of bytes, without times."""
+    state = newest(folder)
+    state["progress"]["history"] = rows(state["progress"]["history"])
+    state["progress"].pop("seconds")
+    return repr(_plain(state))
+
+
+def _plain(value):
+    if isinstance(value, torch.Tensor):
+        return value.numpy().tobytes()
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize("stop", [2, 3])
+def test_full_state_of_a_resumed_run_has_the_bits_of_an_unbroken_one(stop, tmp_path):
+    settings = TINY.replace(gradient_clipping=1.0)
+    list(fit([VOLUME, VOLUME[:20]], settings, run=tmp_path / "unbroken"))
+    events = fit([VOLUME, VOLUME[:20]], settings, run=tmp_path / "resumed")
+    while not (isinstance(event := next(events), StepEnd) and event.step == stop):
+        pass
+    events.close()
+    list(fit([VOLUME, VOLUME[:20]], settings, run=tmp_path / "resumed"))
+    assert everything(tmp_path / "resumed") == everything(tmp_path / "unbroken")
+
+
+def test_what_is_asked_for_on_resume_holds_and_is_recorded(whole, tmp_path):
+    list(fit([VOLUME], TINY.replace(epochs=1), run=tmp_path))
+    asked = TINY.replace(epochs=3, learning_rate=1e-2, ncut_weight=0.25)
+    events = list(fit([VOLUME], asked, run=tmp_path))
+    first = of_kind(events, StepEnd)[0]
+    assert dict(first.changes) == {"epochs": 3, "learning_rate": 1e-2, "ncut_weight": 0.25}
+    assert events[-1].history[1]["changes"] == (
+        "step 4: ncut_weight=0.25; epochs=3; learning_rate=0.01"
+    )
+    assert [row["learning_rate"] for row in events[-1].history] == [1e-3, 1e-2, 1e-2]
+    assert first.total == pytest.approx(0.25 * first.soft_ncut + 5e-3 * first.reconstruction)
+    assert losses(events)[1] != losses(whole)[4]  # the larger step was taken
+    assert newest(tmp_path)["optimizer"]["param_groups"][0]["lr"] == 1e-2
+
+
+def test_live_change_holds_on_resume_unless_something_else_is_asked_for(tmp_path):
+    changed(TINY.replace(epochs=1), 2, tmp_path, learning_rate=5e-3, radius=3)
+    resumed = list(fit([VOLUME], TINY.replace(radius=4), run=tmp_path))[-1].settings
+    assert (resumed.learning_rate, resumed.radius) == (5e-3, 4)
+    again = list(fit([VOLUME], TINY.replace(radius=4, epochs=3), run=tmp_path))[-1].settings
+    assert (again.learning_rate, again.radius) == (5e-3, 4)
+
+
+def test_resumed_training_does_not_need_its_start_weights_any_more(whole, tmp_path):
+    start = tmp_path / "start.pth"
+    checkpoint.save_cellseg3d_weights(start, whole[-1].model)
+    settings = TINY.replace(start_from=str(start), epochs=1)
+    first = list(fit([VOLUME], settings, run=tmp_path / "run"))
+    start.unlink()  # as on a new machine
+    second = list(fit([VOLUME], settings.replace(epochs=2), run=tmp_path / "run"))
+    assert second[0].epochs_done == 1 and len(second[-1].history) == 2
+    assert first[-1].model is not second[-1].model
+
+
+def test_damaged_newest_state_is_passed_over_with_a_remark(whole, tmp_path):
+    for epochs in (1, 2):
+        list(fit([VOLUME], TINY.replace(epochs=epochs), run=tmp_path))
+    path = tmp_path / "checkpoints" / "step-00000006.pt"
+    path.write_bytes(path.read_bytes()[:-100])
+    events = list(fit([VOLUME], TINY, run=tmp_path))
+    (words,) = events[0].remarks
+    assert "step-00000006.pt" in words and "passed over" in words
+    assert events[0].epochs_done == 1
+    assert losses(events) == losses(whole)[3:6]
+
+
+def test_volume_that_is_taken_as_it_is_for_want_of_a_cell_radius_is_named():
+    started = next(fit([VOLUME], TINY.replace(match_cell_size=True)))
+    assert "volume 1 of 1 is taken as it is" in " ".join(started.remarks)
+    started = next(fit([VOLUME], TINY.replace(match_cell_size=True, cell_radius_um=4)))
+    assert started.remarks == ()
+
+
+def poisoned(steps, settings=TINY, run=None, spoil=slice(0, 1)):
+    """Train while planes of the volume turn to NaN under it; return the events."""
+    array = VOLUME.astype(np.float32)
+    given = prepare(array.copy(), settings)
+    events, step = [], 0
+    for event in fit([given], settings, run=run):
+        events.append(event)
+        step = getattr(event, "step", step)
+        given.array[spoil] = np.nan if step + 1 in steps else array[spoil]
+    return events
+
+
+def test_poisoned_step_is_taken_again_from_good_weights_with_half_the_learning_rate(tmp_path):
+    events = poisoned({5}, TINY.replace(epochs=4), tmp_path, spoil=slice(0, 5))
+    told = [e for e in of_kind(events, StepEnd) if e.remarks]
+    assert [e.step for e in told] == [5]
+    assert "not finite at step 5" in told[0].remarks[0] and "0.0005" in told[0].remarks[0]
+    assert told[0].changes == (("learning_rate", 0.0005),)
+    assert [e.step for e in of_kind(events, StepEnd)] == list(range(1, 13))
+    assert all(math.isfinite(value) for e in losses(events) for value in e)
+    assert [row["learning_rate"] for row in events[-1].history] == [1e-3, 5e-4, 5e-4, 5e-4]
+    assert events[-1].history[1]["changes"] == "step 5: learning_rate=0.0005"
+    assert all(torch.isfinite(t).all() for t in newest(tmp_path)["model"].values())
+
+
+def test_poisoned_step_takes_the_optimiser_back_to_the_last_epoch_too(tmp_path):
+    poisoned({5}, TINY, tmp_path, spoil=slice(0, 5))
+    adam = newest(tmp_path)["optimizer"]["state"][0]
+    assert int(adam["step"]) == 5  # 3 of the first epoch, not 4; then 5 and 6
+
+
+def test_third_poisoned_step_stops_with_advice_and_leaves_a_finite_model(tmp_path):
+    with pytest.raises(UserError, match=r"step 4 .*lower learning_rate \(it was 0\.00025\)"):
+        poisoned({4}, run=tmp_path, spoil=slice(None))
+    assert newest(tmp_path)["step"] == 3
+    assert all(torch.isfinite(t).all() for t in newest(tmp_path)["model"].values())
+    assert checkpoint.load_checkpoint(tmp_path)
+
+
+def test_recovery_that_is_switched_off_stops_at_the_first_poisoned_step():
+    with pytest.raises(UserError, match=r"step 2 .*lower learning_rate \(it was 0\.001\)"):
+        poisoned({2}, TINY.replace(recover=False), spoil=slice(None))
+
+
+def run_script(script, *arguments):
+    """Run a script in a process of its own that has this package; return what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT_HEAD + textwrap.dedent(script), *map(str, arguments)],
+        cwd=Path(wnet_nb.__file__).parents[1],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout.splitlines()
+
+
+SCRIPT_HEAD = """
+import json, os, re, resource, signal, sys, time
+from pathlib import Path
+import numpy as np
+import torch
+from wnet_nb import checkpoint, whole_file
+from wnet_nb.config import Settings
+from wnet_nb.events import Finished, StepEnd
+from wnet_nb.training import Controls, fit
+
+torch.set_num_threads(1)
+volume = (1000 * np.random.default_rng(0).random((32, 32, 32))).astype(np.uint16)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of memory are set as on Unix")
+def test_memory_that_runs_out_makes_batches_then_patches_smaller_and_is_told():
+    lines = run_script(
+        """
+        settings = Settings(base_channels=8, dropout=0.3, epochs=1, batch_size=32, patch_size=32,
+                            patches_per_volume=32, precision="float32")
+        events = fit([volume], settings)
+        next(events)
+        size = int(re.search(r"VmSize:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+        resource.setrlimit(resource.RLIMIT_AS, (1024 * size + 300 * 2**20,) * 2)
+        for event in events:
+            for remark in getattr(event, "remarks", ()):
+                print(remark)
+            if isinstance(event, Finished):
+                print(event.steps, event.history[0]["changes"])
+                print(all(torch.isfinite(t).all() for t in event.model.state_dict().values()))
+        """
+    )
+    *remarks, facts, finite = lines
+    assert "goes on with 16 patches of 32×32×32 voxels" in remarks[0]
+    assert int(facts.split()[0]) > 1 and "batch_size=16" in facts and finite == "True"
+
+
+FULL_DISK = """
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+run = Path(sys.argv[1])
+settings = Settings(base_channels=4, epochs=3, batch_size=2, patch_size=16, patches_per_volume=4,
+                    precision="float32")
+events, controls = [], Controls()
+for event in fit([volume], settings, run=run, controls=controls):
+    events.append(event)
+    if isinstance(event, StepEnd) and event.step == 3:
+        first = checkpoint.load_newest_state(run)[0]["step"]
+        size = (run / checkpoint.WEIGHTS).stat().st_size
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(float(sys.argv[2]) * size), 2**62))
+        controls.save_now()
+    if isinstance(event, StepEnd) and event.step == 4:
+        print(first, checkpoint.load_newest_state(run)[0]["step"], *event.remarks)
+        checkpoint.load_checkpoint(run)
+        print(len([p for p in run.rglob("*") if p.name.startswith(".")]))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2**62, 2**62))
+print(type(events[-1]).__name__, events[-1].steps, checkpoint.load_newest_state(run)[0]["step"])
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of files are set as on Unix")
+@pytest.mark.parametrize("weights", [0.5, 1.5], ids=["weights", "state"])
+def test_disk_that_is_full_in_the_middle_of_a_save_costs_nothing(weights, tmp_path):
+    told, left, last = run_script(FULL_DISK, tmp_path, weights)
+    assert re.match(r"2 2 the state after step 3 was not written: .*is the disk full", told)
+    assert "the training goes on" in told
+    assert (left, last) == ("0", "Finished 6 6")
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """Give a folder on a file system of 16 MB of its own."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(folder)]
+    if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("only an administrator may mount a file system")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_training_goes_on_when_the_disk_has_no_room_for_the_next_state(whole, small_disk):
+    controls, events = Controls(), []
+    for event in fit([VOLUME], TINY, run=small_disk / "run", controls=controls):
+        events.append(event)
+        if isinstance(event, StepEnd) and event.step == 4:
+            free = shutil.disk_usage(small_disk).free
+            (small_disk / "other").write_bytes(bytes(free - 100_000))
+            controls.save_now()
+        if isinstance(event, StepEnd) and event.step == 5:
+            (words,) = event.remarks
+            assert "after step 4 was not written: there is room for" in words
+            assert newest(small_disk / "run")["step"] == 3
+            (small_disk / "other").unlink()
+    assert losses(events) == losses(whole)[:6]
+    assert newest(small_disk / "run")["step"] == 6
+
+
+def test_training_is_refused_where_it_could_not_be_saved(small_disk):
+    (small_disk / "other").write_bytes(bytes(15_000_000))
+    with pytest.raises(UserError, match=r"there is room for 2 MB .*make room"):
+        next(fit([VOLUME], TINY, run=small_disk / "run"))
+
+
+KILLED = """
+# A process that never computes a gradient forks the trainings: a fork after one cannot.
+run, kills = Path(sys.argv[1]), int(sys.argv[2])
+settings = Settings(base_channels=4, dropout=0.3, epochs=8, batch_size=2, patch_size=16,
+                    patches_per_volume=4, precision="float32", save_interval_minutes=0)
+random = np.random.default_rng(int(sys.argv[3]))
+
+def die_in(target, name, calls, after):
+    '''Let the process be killed in the given call of a function, before or after its work.'''
+    work, seen = getattr(target, name), []
+    def deadly(*arguments, **options):
+        seen.append(1)
+        if len(seen) == calls and not after:
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = work(*arguments, **options)
+        if len(seen) == calls:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+    setattr(target, name, deadly)
+
+def half(state, path):
+    Path(path).write_bytes(b"PK" + bytes(5000))
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def train(kind, number, epochs=8):
+    if kind == "half":
+        checkpoint.torch.save = half
+    elif kind != "time":
+        target = {"fsync": os, "replace": Path, "unlink": Path, "save_file": checkpoint}[kind]
+        die_in(target, kind, number, after=number % 2)
+    for event in fit([volume], settings.replace(epochs=epochs), run=run):
+        pass
+    os._exit(0)
+
+def child(kind, number, epochs=8):
+    pid = os.fork()
+    if not pid:
+        train(kind, number, epochs)
+    return pid
+
+before, deaths = 0, {}
+os.waitpid(child("time", 0, epochs=1), 0)
+for n in range(kills):
+    kind = ("time", "fsync", "half", "replace", "time", "unlink", "save_file")[n % 7]
+    pid = child(kind, int(random.integers(1, 5)))
+    if kind == "time":
+        time.sleep(random.uniform(0.02, 0.4))
+        os.kill(pid, signal.SIGKILL)
+    status = os.waitpid(pid, 0)[1]
+    deaths[kind] = deaths.get(kind, 0) + os.WIFSIGNALED(status)
+    state, damaged = checkpoint.load_newest_state(run)
+    assert not damaged and state["step"] >= before, (damaged, state["step"], before)
+    before = state["step"]
+    checkpoint.load_checkpoint(run)
+    if state["progress"]["epoch"] > 6:  # nearly done: begin again, from the first state
+        for path in (run / checkpoint.STATES).iterdir():
+            path.unlink()
+        os.waitpid(child("time", 0, epochs=1), 0)
+        before = 0
+assert os.waitpid(child("time", 0), 0)[1] == 0
+print(json.dumps(deaths))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("kills", [7, pytest.param(50, marks=pytest.mark.long)])
+def test_run_killed_at_random_moments_ends_with_the_bits_of_an_unbroken_one(kills, tmp_path):
+    (line,) = run_script(KILLED, tmp_path / "killed", kills, kills)
+    deaths = json.loads(line)
+    assert sum(deaths.values()) >= kills / 2 and deaths["half"] and deaths["fsync"]
+    run_script(KILLED, tmp_path / "unbroken", 0, 0)
+    assert everything(tmp_path / "killed") == everything(tmp_path / "unbroken")
+    names = [p.name for p in (tmp_path / "killed").rglob("*") if p.is_file()]
+    assert not [name for name in names if name.startswith(".")]

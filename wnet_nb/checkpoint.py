@@ -116,7 +116,8 @@ def _write(path: Path, write: Callable[[Path], None]) -> None:
     try:
         write_whole(path, write)
     except (RuntimeError, SafetensorError) as error:  # how torch and safetensors say: disk full
-        raise OSError(f"'{path.name}' could not be written: {str(error).splitlines()[0]}") from None
+        reason = str(error).splitlines()[0]
+        raise OSError(f"'{path.name}' could not be written; is the disk full? ({reason})") from None
 
 
 def check_space(run: Path, model: WNet3D) -> None:
@@ -171,6 +172,7 @@ class StateKeeper:
         began = time.monotonic()
         try:
             check_space(self.run, model)
+            self.run.mkdir(parents=True, exist_ok=True)
             # Weights first: whoever finds a state then finds weights that are no older.
             save_weights(weights, model, settings, state["progress"]["history"])
             save_state(self.run, state)
@@ -196,7 +198,8 @@ def save_state(run: Path, state: dict[str, Any]) -> None:
     """
     folder = run / STATES
     folder.mkdir(parents=True, exist_ok=True)
-    for left in folder.glob(".step-*.part"):  # by a process that was killed while it wrote
+    # Left by a process that was killed while it wrote; safetensors has names of its own.
+    for left in (*folder.glob(".step-*.part"), *run.glob(".tmp??????")):
         left.unlink()
     _write(folder / f"step-{state['step']:08d}.pt", lambda path: torch.save(state, path))
     for old in sorted(folder.glob("step-*.pt"))[:-STATES_KEPT]:
@@ -255,8 +258,9 @@ def load_cellseg3d_weights(path: str | os.PathLike[str]) -> WNet3D:
         raise UserError(f"'{path}' does not hold the weights of a WNet3D")
     channels, classes = tensors[first].shape[0], tensors[last].shape[0]
     try:
-        model = WNet3D(classes, base_channels=channels)
-    except ValueError as error:
+        settings = config.from_mapping({"n_classes": classes, "base_channels": channels})
+        model = build_model(settings)
+    except UserError as error:
         raise UserError(f"'{path}' does not fit a WNet3D: {error}") from None
     load_tensors(model, tensors, Path(path))
     return model.eval()
@@ -271,19 +275,25 @@ def save_cellseg3d_weights(path: str | os.PathLike[str], model: WNet3D) -> None:
 
 
 def load_tensors(model: WNet3D, tensors: dict[str, torch.Tensor], path: Path) -> None:
-    """Copy named tensors into `model`; every name and shape must fit and every value be finite."""
-    expected = {name: tuple(t.shape) for name, t in model.state_dict().items()}
-    found = {name: tuple(t.shape) for name, t in tensors.items()}
-    if expected != found:
-        name = next(n for n in {**expected, **found} if expected.get(n) != found.get(n))
-        raise UserError(
-            f"'{path}' does not fit this network: tensor {name} is "
-            f"{found.get(name, 'missing')} where {expected.get(name, 'nothing')} is expected"
-        )
+    """Copy named tensors into `model`; names, shapes and dtypes must fit, values be finite."""
+    expected = {name: _describe(tensor) for name, tensor in model.state_dict().items()}
+    found = {name: _describe(tensor) for name, tensor in tensors.items()}
+    for name in {**expected, **found}:
+        if expected.get(name) != found.get(name):
+            raise UserError(
+                f"'{path}' does not fit this network: tensor {name} is "
+                f"{found.get(name, 'missing')} where {expected.get(name, 'nothing')} is expected"
+            )
     broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
     if broken:
         raise UserError(f"'{path}' is damaged: {broken[0]} holds values that are not finite")
     model.load_state_dict(tensors)
+
+
+def _describe(tensor: Any) -> str:
+    if not isinstance(tensor, torch.Tensor):
+        return type(tensor).__name__
+    return f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
 
 
 def load_start_weights(model: WNet3D, path: str | os.PathLike[str]) -> None:

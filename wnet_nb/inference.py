@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -13,9 +14,11 @@ from torch import Tensor, nn
 
 from wnet_nb.config import DEFAULTS, DEPTH_FACTOR, Settings
 from wnet_nb.data import Normalisation, Prepared, fit_normalisation
-from wnet_nb.device import choose_dtype
+from wnet_nb.device import choose_dtype, is_out_of_memory
+from wnet_nb.errors import UserError
 from wnet_nb.grid import enlarge, pad_to
 
+SMALLEST_TILE = 16
 OVERLAP = 32  # voxels shared by neighbouring tiles
 MARGIN = 8  # outermost voxels of a tile that do not count where a neighbour covers them
 SAMPLE_SIZE, SAMPLES_PER_AXIS = 32, 3  # 27 blocks for the statistics: the work of one 96³ tile
@@ -50,11 +53,12 @@ def predict_probabilities(
         Brightness range, or the method by which to find it, once for the whole volume.
     tile_size, overlap : int
         Edge of a tile and what neighbouring tiles share, in voxels: 32, or half of a tile
-        where that is less, if not given. Memory grows with `tile_size`, not with the volume.
+        where that is less, if not given. Memory grows with `tile_size`, not with the volume;
+        where it runs out, smaller tiles are taken, and a warning says so.
     flips : bool
         Average over the eight mirror images of each tile.
     precision : str
-        Number format, see `model.choose_dtype`; bfloat16 moves probabilities by up to 0.03.
+        Number format, see `device.choose_dtype`; bfloat16 moves probabilities by up to 0.03.
     out : Path, optional
         A new ``.npy`` file to write to, tile by tile, instead of memory; never overwritten.
     progress : callable, optional
@@ -68,7 +72,9 @@ def predict_probabilities(
     Raises
     ------
     ValueError
-        If the image is not 3D or is too small, the tiles do not work out, or `out` exists.
+        If the image is not 3D or is too small, or the tiles do not work out.
+    UserError
+        If `out` exists.
     """
     if image.ndim != 3 or min(image.shape) < DEPTH_FACTOR:
         raise ValueError(
@@ -82,22 +88,25 @@ def predict_probabilities(
             f"tile_size={tile_size} and overlap={overlap} must be multiples of {DEPTH_FACTOR}, "
             "and the overlap at most half of the tile"
         )
-    out = None if out is None else Path(out)
-    if out is not None and out.exists():
-        raise ValueError(f"'{out}' exists and is not overwritten; choose another name")
+    _check_free(out)
     if isinstance(normalisation, str):
         normalisation = fit_normalisation(image, normalisation)
-    tiles = [_tile_axis(n, tile_size, overlap) for n in image.shape]
     training = model.training
     model.eval()
     try:
-        with contextlib.ExitStack() as stack:
-            if any(len(axis) > 1 for axis in tiles):
-                stack.enter_context(_common_statistics(model, image, normalisation))
-            device = next(model.parameters(), torch.empty(0)).device
-            dtype = choose_dtype(precision, device, training=False)
-            stack.enter_context(torch.autocast(device.type, dtype, dtype != torch.float32))
-            return _predict(model, image, normalisation, tiles, flips, out, progress)
+        while True:
+            tiles = [_tile_axis(n, tile_size, overlap) for n in image.shape]
+            try:
+                with _in_tiles(model, image, normalisation, tiles, precision):
+                    return _predict(model, image, normalisation, tiles, flips, out, progress)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error) or tile_size <= SMALLEST_TILE:
+                    raise
+            tile_size = max(SMALLEST_TILE, tile_size // 2 // DEPTH_FACTOR * DEPTH_FACTOR)
+            overlap = min(overlap, tile_size // 2 // DEPTH_FACTOR * DEPTH_FACTOR)
+            warnings.warn(
+                f"memory ran out; the volume is taken in tiles of {tile_size} voxels", stacklevel=2
+            )
     finally:
         model.train(training)
 
@@ -116,6 +125,7 @@ def predict_volume(
 
     See `predict_probabilities`; the result is (K, Z, Y, X) float32 whatever voxels were averaged.
     """
+    _check_free(out)
     small = pad_to(prepared.array, (DEPTH_FACTOR,) * 3)
     same = small.shape == prepared.shape
     probabilities = predict_probabilities(
@@ -141,6 +151,11 @@ def predict_volume(
     return result
 
 
+def _check_free(out: Path | None) -> None:
+    if out is not None and out.exists():
+        raise UserError(f"'{out}' exists and is not overwritten; choose another name")
+
+
 def mean_dice(
     model: nn.Module, pairs: Sequence[tuple[Prepared, np.ndarray]], settings: Settings
 ) -> float:
@@ -164,6 +179,19 @@ def best_class_dice(probabilities: np.ndarray, truth: np.ndarray) -> float:
     winner, cells = probabilities.argmax(0), truth > 0
     masks = [winner == k for k in range(len(probabilities))]
     return max(2 * (mask & cells).sum() / max(1, mask.sum() + cells.sum()) for mask in masks)
+
+
+@contextlib.contextmanager
+def _in_tiles(model, image, normalisation, tiles, precision: str) -> Iterator[None]:
+    """Compute in a number format, and over several tiles with the statistics of the volume."""
+    device = next(model.parameters(), torch.empty(0)).device
+    dtype = choose_dtype(precision, device, training=False)
+    several = any(len(axis) > 1 for axis in tiles)
+    with contextlib.ExitStack() as stack:
+        if several:
+            stack.enter_context(_common_statistics(model, image, normalisation))
+        stack.enter_context(torch.autocast(device.type, dtype, dtype != torch.float32))
+        yield
 
 
 @contextlib.contextmanager

@@ -283,10 +283,11 @@ class _Trainer:
         if "patch_size" in change:
             self.sampler = PatchSampler(self.prepared, self.settings)
             self.dtype = self.learner.dtype = self._choose_dtype()
-        words = "; ".join(f"{name}={value}" for name, value in change.items())
+            self.preview_patch = self.preview_patch[tuple(map(slice, self.sampler.shape))]
         self.remarks.append(
             f"memory ran out at step {self.progress.step + 1}: the network went back to its "
-            f"weights of the last epoch and goes on with {words}"
+            f"weights of the last epoch and goes on with {self.settings.batch_size} patches of "
+            f"{times(self.sampler.shape)} voxels at once"
         )
 
     def _go_back(self) -> None:
