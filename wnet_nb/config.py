@@ -293,7 +293,7 @@ class Settings:
     core_class: int | None = _option(
         None, "cells", limits=(0, 15), kind=int, roles="training segmenting"
     )(
-        "The class that is the middle of cells, if the network knows it, as the starter weights do; "
+        "The class that is the middle of cells, where the network knows it, as the starter does; "
         "seeds and outlines then come from the network.",
         raise_when="leave it as the weights have it",
         lower_when="take none to look for cells in the image, within the class map",
