@@ -17,7 +17,7 @@ _PUBLIC = {  # name: module, and the name there
     "Settings": ("wnet_nb.config", "Settings"),
     "preset": ("wnet_nb.config", "preset"),
     "read_volume": ("wnet_nb.files.volumes", "read_volume"),
-    "train": ("wnet_nb.jobs.train", "train_run"),
+    "train": ("wnet_nb.jobs.train", "train"),
     "segment": ("wnet_nb.jobs.segment", "segment"),
     "evaluate": ("wnet_nb.jobs.evaluate", "evaluate"),
 }

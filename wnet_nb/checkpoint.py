@@ -42,7 +42,7 @@ CHEAP_SECONDS = 0.5  # a state that is written in this time is written after eve
 class Checkpoint:
     """A model in evaluation mode with all that is needed to use it."""
 
-    model: WNet3D
+    model: WNet3D | None  # None where the image alone decides
     settings: Settings  # as trained; `normalisation` is the one the model expects
     history: list[dict[str, Any]] = field(default_factory=list)  # rows of history.csv, if ours
     source: Path = Path()  # the file the weights came from

@@ -104,7 +104,7 @@ def prepare_files(folder, shape):
 
     image, labels = make_example(shape=(BLOCK,) * 3, n_cells=CELLS)
     write_volume(folder / "block.tif", image, voxel_size_um=(1, 1, 1))
-    pipeline.train_run(folder / "block.tif", folder / "run", config.preset("quick", epochs=2))
+    pipeline.train(folder / "block.tif", folder / "run", config.preset("quick", epochs=2))
     write_volume(folder / "volume.tif", fill(image, shape), voxel_size_um=(1, 1, 1), compress=False)
     cells = len(np.unique(labels)) - 1
     return folder / "run", folder / "volume.tif", cells * np.prod(shape) / BLOCK**3

@@ -13,10 +13,10 @@ import tifffile
 import torch
 
 from wnet_nb import config
+from wnet_nb.checkpoint import load_checkpoint
 from wnet_nb.cli.main import build_parser, main
 from wnet_nb.files.volumes import read_volume
 from wnet_nb.files.writing import write_volume
-from wnet_nb.jobs import train as pipeline
 from wnet_nb.jobs.example import make_example
 
 TINY = {
@@ -176,7 +176,11 @@ def test_checking_an_empty_folder_ends_with_one(tmp_path, capsys):
         ("segment TRAINED IN/cut.tif", "incomplete"),
         ("evaluate nowhere IN/a.tif", "does not exist"),
         ("evaluate IN/a.tif nowhere", "does not exist"),
-        ("evaluate IN/b.tif IN/notes.txt", "notes.txt"),
+        ("evaluate IN/a.tif TRUTH/a.tif", "looks like an image"),
+        ("evaluate TRUTH/b.tif IN/notes.txt", "notes.txt"),
+        ("train IN/a.tif --run RUN --labels IN/a.tif", "looks like an image"),
+        ("train IN/a.tif --run RUN --resume", "there is no run"),
+        ("segment starters IN/a.tif", "there is no model"),
         ("demo --out IN", "is not empty"),
         ("train IN", "--run"),
         ("guess IN", "guess"),
@@ -185,7 +189,10 @@ def test_checking_an_empty_folder_ends_with_one(tmp_path, capsys):
 )
 def test_wrong_use_ends_with_two_and_one_line(words, said, folder, trained, tmp_path, capsys):
     places = {"IN": folder, "RUN": tmp_path / "run", "TRAINED": trained}
-    words = [re.sub("^(IN|RUN|TRAINED)", lambda m: str(places[m[1]]), w) for w in words.split()]
+    places["TRUTH"] = folder.parent / "truth"
+    words = [
+        re.sub("^(IN|RUN|TRAINED|TRUTH)", lambda m: str(places[m[1]]), w) for w in words.split()
+    ]
     before = sorted(folder.iterdir())
     status, _, err = call(capsys, *words)
     assert status == 2
@@ -226,12 +233,12 @@ def test_the_demonstration_goes_from_nothing_to_scores_and_a_report(tmp_path, ca
     scores = json.loads((cells / "scores.json").read_text(encoding="utf-8"))
     assert scores["scores"]["n_true"] == 130
     assert scores["baseline"] is not None
-    for name in ("example.tif", "truth/example_labels.tif", "run/weights.safetensors"):
+    for name in ("example.tif", "example_labels.tif", "run/weights.safetensors"):
         assert (out / name).exists()
     assert (cells / "scores.png").exists()
     first = said.partition("look at these first:\n")[2].splitlines()[0]
     assert first == f"  wrote {out / 'run' / 'report.html'}"
-    assert "130 cells in example_labels.tif" in (out / "run" / "report.html").read_text("utf-8")
+    assert "example_labels.tif" in (out / "run" / "report.html").read_text("utf-8")
 
 
 def test_segmenting_into_a_run_names_its_report(trained, folder, tmp_path, capsys):
@@ -240,17 +247,70 @@ def test_segmenting_into_a_run_names_its_report(trained, folder, tmp_path, capsy
     assert status == 0 and f"wrote {run / 'report.html'}" in said
 
 
-def test_the_demonstration_never_takes_a_folder_that_is_there(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    names = [pipeline.demo_folder(None).name for _ in range(3)]
-    assert names == ["wnet_demo", "wnet_demo-2", "wnet_demo-3"]
-
-
-def test_every_verb_has_a_help_of_its_own(capsys):
-    for verb in ("demo", "check", "train", "segment", "evaluate"):
+def test_every_verb_has_a_help_with_an_example_and_the_options_that_matter(capsys):
+    for verb in ("demo", "check", "train", "segment", "evaluate", "starter"):
         assert main([verb, "--help"]) == 0
-        assert verb in capsys.readouterr().out
+        assert f"python -m wnet_nb {verb}" in capsys.readouterr().out
+    main(["train", "--help"])
+    assert "learning_rate (default 2e-05)" in capsys.readouterr().out
     assert build_parser().prog == "wnet-nb"
+
+
+def test_help_is_quick_as_it_loads_nothing_heavy():
+    code = "import sys; from wnet_nb.cli.main import main; main(['--help']); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = {name.partition(".")[0] for name in done.stdout.split()}
+    assert (
+        loaded & {"torch", "numpy", "scipy", "skimage", "tifffile", "matplotlib", "tqdm"} == set()
+    )
+
+
+def test_going_on_with_a_name_that_is_not_there_lists_the_runs(trained, folder, capsys):
+    run = trained.with_name("traned")
+    status, _, err = call(capsys, "train", folder, "--run", run, "--resume")
+    assert status == 2 and f"the runs in '{trained.parent}' are: trained" in one_line(err)
+    assert not run.exists()
+
+
+def test_resume_starts_a_training_where_preset_says_which(folder, tmp_path, capsys):
+    words = ["train", folder / "a.tif", "--run", tmp_path / "run", "--resume", *QUICK]
+    assert call(capsys, *words)[0] == 0
+    assert (tmp_path / "run" / "weights.safetensors").exists()
+
+
+def test_progress_that_is_piped_is_one_line_per_ten_percent(folder, tmp_path, capsys):
+    words = ["train", folder / "a.tif", "--run", tmp_path / "run", *QUICK, "--set", "batch_size=1"]
+    _, _, err = call(capsys, *words, "--set", "patches_per_volume=40")  # 80 steps
+    shares = re.findall(r"^training (\d+) %: (\d+)/80 steps, [0-9:]+ left", err, re.MULTILINE)
+    assert [int(share) for share, _ in shares] == list(range(10, 101, 10))
+
+
+def test_weights_for_the_plugin_are_written_beside_a_training(trained, folder, tmp_path, capsys):
+    run, plugin = shutil.copytree(trained, tmp_path / "run"), tmp_path / "plugin.pth"
+    words = ["train", folder, "--run", run, "--resume", "--cellseg3d", plugin]
+    status, out, _ = call(capsys, *words)
+    assert status == 0 and f"wrote {plugin}" in out
+    ours, theirs = load_checkpoint(run).model, load_checkpoint(plugin).model
+    for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert torch.equal(one, other)
+    status, _, err = call(capsys, *words)
+    assert status == 2 and "not overwritten" in one_line(err)
+
+
+def test_the_word_none_segments_without_a_network(folder, tmp_path, capsys):
+    words = ["segment", "none", folder / "a.tif", "--out", tmp_path / "out"]
+    status, out, _ = call(capsys, *words, "--labels", folder.parent / "truth")
+    assert status == 0 and "Otsu" in out and "F1 0." in out
+    assert f"wrote {tmp_path / 'out' / 'volumes.csv'}" in out
+
+
+def test_a_mistake_of_ours_shows_its_traceback(monkeypatch, folder):
+    def broken(*arguments, **options):
+        raise ValueError("operands could not be broadcast together")
+
+    monkeypatch.setattr("wnet_nb.cli.verbs.read_stacks", broken)
+    with pytest.raises(ValueError, match="broadcast"):
+        main(["check", str(folder)])
 
 
 def test_ctrl_c_keeps_the_model_and_says_how_to_go_on(folder, tmp_path):

@@ -9,7 +9,8 @@ import pytest
 from wnet_nb import config
 from wnet_nb.colab import quality
 from wnet_nb.files.writing import write_volume
-from wnet_nb.jobs.train import segment, train_run
+from wnet_nb.jobs.segment import segment
+from wnet_nb.jobs.train import train
 
 TINY = config.preset(
     "scratch", base_channels=4, epochs=1, batch_size=2, patch_size=16, patches_per_volume=4
@@ -25,7 +26,7 @@ def trained(tmp_path_factory):
         image = random.integers(0, 200, (20, 24, 28)).astype(np.uint16)
         image[5:10, 5:12, 6:14] += 500
         write_volume(folder / "images" / f"{name}.tif", image, voxel_size_um=(1, 1, 1))
-    train_run(folder / "images", folder / "run", TINY)
+    train(folder / "images", folder / "run", TINY)
     return folder / "run", segment(folder / "run", folder / "images", cell_radius_um=3.0)
 
 

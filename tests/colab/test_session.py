@@ -13,7 +13,7 @@ from wnet_nb.colab.session import BACKUPS, EXAMPLE, LINK, OWN, Session, describe
 from wnet_nb.errors import UserError
 from wnet_nb.files.run_files import read_history
 from wnet_nb.files.writing import write_volume
-from wnet_nb.jobs.inputs import read_inputs
+from wnet_nb.jobs.stacks import read_stacks
 from wnet_nb.jobs.train import train_events
 from wnet_nb.model import WNet3D
 from wnet_nb.whole_file import sha256
@@ -59,8 +59,8 @@ def write_image(path, seed=0):
 
 def train(session, source, settings=TINY):
     """Train as the notebook does, without its widgets."""
-    inputs = read_inputs(source, settings)
-    events = train_events(inputs, session.run, settings, resume=True)
+    stacks = read_stacks(source, settings)
+    events = train_events(stacks, session.run, settings, resume=True)
     return [*session.guard(events)]
 
 
@@ -223,8 +223,8 @@ def test_the_newest_whole_copy_on_drive_is_gone_on_with(on_colab, tmp_path, monk
 def test_a_run_on_the_local_disk_is_gone_on_with_without_drive(away):
     session, source = Session(), write_image(away / "a.tif")
     session.open_run("mine", TINY)
-    inputs = read_inputs(source, TINY)
-    events = session.guard(train_events(inputs, session.run, TINY, resume=True))
+    stacks = read_stacks(source, TINY)
+    events = session.guard(train_events(stacks, session.run, TINY, resume=True))
     next(events), next(events)
     events.close()
     run = session.run

@@ -18,6 +18,7 @@ from wnet_nb.files.volumes import read_volume
 from wnet_nb.files.writing import write_volume
 from wnet_nb.jobs import segment as prediction
 from wnet_nb.jobs import train as pipeline
+from wnet_nb.jobs.evaluate import score
 from wnet_nb.jobs.example import make_example
 from wnet_nb.whole_file import sha256
 
@@ -47,7 +48,7 @@ def data(tmp_path_factory):
 def trained(data, tmp_path_factory):
     torch.set_num_threads(1)  # before the fixture of the single test
     run = tmp_path_factory.mktemp("runs") / "mine"
-    pipeline.train_run(data / "a.tif", run, TINY)
+    pipeline.train(data / "a.tif", run, TINY)
     prediction.segment(run, data / "a.tif")
     return run
 
@@ -83,7 +84,8 @@ def edit(file, /, **changes):
 
 
 def test_the_page_fetches_and_runs_nothing(run, data):
-    pipeline.score(Result(run / "predictions" / "a"), data / "truth")
+    score(Result(run / "predictions" / "a"), data / "truth")
+    report.renew(run)
     found = read(run)
     allowed = set("html head meta title style body h1 h2 h3 p b span code pre ul li div".split())
     allowed |= set("table thead tbody tr th td figure img figcaption".split())
@@ -174,19 +176,22 @@ def test_of_many_volumes_only_the_first_have_pictures(run, monkeypatch):
 
 def test_scores_are_those_of_the_evaluation_and_can_be_renewed(run, data):
     folder = run / "predictions" / "a"
-    scored = pipeline.score(Result(folder), data / "truth")
+    scored = score(Result(folder), data / "truth")
+    report.renew(run)
     words = read(run).words
     assert f"an F1 of {scored.scores.mean_f1:.2f} and" in words
     assert f"method {scored.baseline.mean_f1:.2f} (" in words
     assert f"{scored.dice:.2f}" in words
-    pipeline.score(Result(folder), folder / "labels.tif")
+    score(Result(folder), folder / "labels.tif")
+    report.renew(run)
     assert "an F1 of 1.00 and" in read(run).words
 
 
 def test_scores_against_points_are_shown(run, tmp_path):
     folder = run / "predictions" / "a"
     (tmp_path / "points.csv").write_text("z,y,x\n1,1,1\n20,20,20\n")
-    scored = pipeline.score(Result(folder), tmp_path / "points.csv")
+    scored = score(Result(folder), tmp_path / "points.csv")
+    report.renew(run)
     words = read(run).words
     assert "2 cells in points.csv" in words
     assert re.search(rf"Recall[^)]*\)\s+{scored.scores.recall:.2f}", words)

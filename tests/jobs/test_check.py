@@ -7,6 +7,7 @@ from wnet_nb.config import preset
 from wnet_nb.files.volumes import Volume
 from wnet_nb.jobs import check as advice
 from wnet_nb.jobs.example import make_example
+from wnet_nb.jobs.stacks import Stack
 
 QUICK = preset("quick")
 
@@ -79,6 +80,51 @@ def test_noise_asks_for_a_larger_intensity_sigma_unless_it_is_large(image):
     assert "noisy" not in words(noisy, QUICK)
 
 
+@pytest.mark.parametrize("noise", [3, 6, 12])
+def test_the_example_is_said_to_be_noisy_where_it_is_with_the_published_settings(noise):
+    noisy, _ = make_example(noise=noise)
+    assert "raise intensity_sigma (now 1)" in words(noisy, preset("published"))
+
+
+def test_the_example_is_not_said_to_be_noisy(image):
+    assert "noisy" not in words(image, preset("published"))
+
+
+@pytest.mark.parametrize("noise", [1, 12])
+def test_sixteen_bits_cut_down_to_eight_are_told(noise):
+    wrapped = make_example(noise=noise)[0].astype(np.uint8)
+    assert "wrapped around" in words(wrapped)
+
+
+def test_an_image_of_eight_bits_is_not_taken_for_a_wrapped_one(image):
+    scaled = (image * (255 / image.max())).astype(np.uint8)
+    assert "wrapped" not in words(scaled)
+
+
+def test_a_voxel_size_in_another_order_is_asked_about(image):
+    assert "is the order z,y,x right? (voxel_size_um=1.75,0.8,0.8" in words(
+        image, size=(0.8, 0.8, 1.75)
+    )
+    assert "in the order z,y,x" in words(image, size=(1.75, 0.4, 0.8))
+    assert "order" not in words(image, size=(1.75, 0.8, 0.8))
+
+
+@pytest.mark.parametrize(
+    "size, said",
+    [((800, 200, 200), "2,000 µm wide: is the voxel size in nm?"), ((2e-3,) * 3, "in mm?")],
+)
+def test_a_voxel_size_in_another_unit_is_asked_about(image, size, said):
+    assert said in words(image, size=size)
+
+
+def test_an_image_is_told_from_labels(image):
+    _, labels = make_example(shape=(32, 32, 32), n_cells=10)
+    assert advice.looks_like_image(image) and not advice.looks_like_labels(image)
+    assert advice.looks_like_labels(labels) and not advice.looks_like_image(labels)
+    nothing = np.zeros((8, 8, 8), np.uint8)
+    assert not advice.looks_like_image(nothing) and not advice.looks_like_labels(nothing)
+
+
 def test_labels_are_not_taken_for_an_image():
     _, labels = make_example(shape=(32, 32, 32), n_cells=10)
     assert "looks like labels" in words(labels)
@@ -106,10 +152,10 @@ def test_every_finding_says_what_to_do_in_one_line(image):
 
 
 def test_the_cell_size_of_the_example_is_told(image):
-    found = advice.check_cell_size(volume(image), QUICK)
+    found = advice.check_cell_size(Stack(volume(image)), QUICK)
     assert found.level == "info" and "radius of about" in found.text
 
 
 def test_patches_too_small_for_the_cells_are_a_warning(image):
-    found = advice.check_cell_size(volume(image), QUICK.replace(patch_size=16))
+    found = advice.check_cell_size(Stack(volume(image)), QUICK.replace(patch_size=16))
     assert found.level == "warning" and "raise patch_size" in found.text

@@ -1,11 +1,13 @@
-from pathlib import Path
+import json
 
 import numpy as np
 import pytest
 
 from wnet_nb.errors import UserError
+from wnet_nb.files.result import Result
 from wnet_nb.files.writing import write_volume
 from wnet_nb.jobs import evaluate as evaluation
+from wnet_nb.jobs.example import make_example
 
 
 def cubes(*starts, edge=6, shape=(20, 30, 30)):
@@ -34,19 +36,6 @@ def test_a_shifted_cube_scores_what_is_computed_by_hand(tmp_path):
     (one,) = evaluation.evaluate(found, true)
     assert one.dice == pytest.approx(5 / 6)
     assert one.scores.f1 == (1, 1, 1, 1, 1, 1, 1, 0, 0)
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["a.tif", "a_labels.tif", "a.ome.tif", "a_truth.tiff", "a_points_zyx.csv", "a_image.tif"],
-)
-def test_endings_that_say_what_a_file_is_do_not_count_for_its_name(name):
-    assert evaluation.match_name(Path("somewhere") / name) == "a"
-
-
-def test_a_name_that_is_nothing_but_an_ending_stays():
-    assert evaluation.match_name(Path("labels_of_mine.tif")) == "labels_of_mine"
-    assert evaluation.match_name(Path("a_image") / "labels.tif") == "a"
 
 
 def test_folders_are_matched_by_name_and_images_beside_labels_are_left_aside(tmp_path):
@@ -101,6 +90,25 @@ def test_what_cannot_be_scored_is_named(tmp_path, make, words):
         evaluation.evaluate(found, tmp_path / true)
 
 
+def test_an_image_given_as_labels_is_refused(tmp_path):
+    image = write(tmp_path / "raw.tif", make_example(shape=TWO.shape, n_cells=2)[0])
+    found = write(tmp_path / "a.tif", TWO)
+    for pair in ((found, image), (image, found)):
+        with pytest.raises(UserError, match=r"raw\.tif' looks like an image and not like labels"):
+            evaluation.evaluate(*pair)
+
+
+def test_scores_are_kept_in_the_result(tmp_path):
+    with Result.write_new(tmp_path, "a") as result:
+        result.write_labels(TWO, (1, 1, 1))
+        result.write_baseline_labels(cubes((2, 2, 2)), (1, 1, 1))
+        result.write_facts({"name": "a", "made": "2026", "count": 2})
+    scored = evaluation.score(result, write(tmp_path / "true.tif", TWO))
+    assert result.scores["scores"]["mean_f1"] == scored.scores.mean_f1 == 1
+    assert result.scores["baseline"]["n_predicted"] == 1
+    assert result.scores_picture.exists()
+
+
 def test_folders_without_a_common_name_say_what_they_hold(tmp_path):
     write(tmp_path / "found" / "a.tif", TWO)
     write(tmp_path / "true" / "b.tif", TWO)
@@ -109,8 +117,6 @@ def test_folders_without_a_common_name_say_what_they_hold(tmp_path):
 
 
 def test_scores_are_ready_for_json(tmp_path):
-    import json
-
     file = write(tmp_path / "a.tif", TWO)
     text = json.dumps(evaluation.evaluate(file, file)[0].as_dict())
     assert json.loads(text)["scores"]["n_true"] == 2

@@ -2,6 +2,8 @@ import csv
 import json
 import re
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -11,12 +13,13 @@ from wnet_nb import checkpoint, config, training
 from wnet_nb.errors import UserError
 from wnet_nb.events import StepEnd
 from wnet_nb.files import run_files
-from wnet_nb.files.volumes import find_volumes, read_volume
 from wnet_nb.files.writing import write_volume
+from wnet_nb.jobs import models
 from wnet_nb.jobs import run_folder as runs
 from wnet_nb.jobs import train as pipeline
 from wnet_nb.jobs.example import make_example
-from wnet_nb.jobs.prepare import prepare_volume
+from wnet_nb.jobs.stacks import read_stacks
+from wnet_nb.model import WNet3D
 from wnet_nb.whole_file import sha256
 
 TINY = config.preset(
@@ -30,12 +33,12 @@ def _one_thread():  # two are slower on a network this small, and wait for each 
 
 
 @pytest.fixture(scope="module")
-def volumes(tmp_path_factory):
+def stacks(tmp_path_factory):
     tmp_path = tmp_path_factory.mktemp("volumes")
     for seed, name in enumerate(("a.tif", "b.tif")):
         image, _ = make_example(seed, shape=(24, 28, 32), n_cells=6)
         write_volume(tmp_path / "in" / name, image, voxel_size_um=(2.0, 1.0, 0.5))
-    return [read_volume(path) for path in find_volumes(tmp_path / "in")]
+    return read_stacks(tmp_path / "in", TINY)
 
 
 @pytest.fixture
@@ -44,10 +47,10 @@ def run(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def trained(volumes, tmp_path_factory):
+def trained(stacks, tmp_path_factory):
     torch.set_num_threads(1)  # before the fixture of the single test
     run = tmp_path_factory.mktemp("runs") / "trained"
-    train(volumes, run)
+    train(stacks, run)
     return run
 
 
@@ -57,8 +60,8 @@ def finished(trained, run):
     return run
 
 
-def train(volumes, run, settings=TINY, **options):
-    return pipeline.train_run(volumes, run, settings, **options)
+def train(stacks, run, settings=TINY, **options):
+    return pipeline.train(stacks, run, settings, **options)
 
 
 def content(run):
@@ -92,19 +95,19 @@ def test_the_history_has_the_columns_of_the_contract_and_a_row_per_epoch(finishe
     assert run_files.read_history(finished) == checkpoint.load_checkpoint(finished).history
 
 
-def test_the_settings_replay_the_run(volumes, finished, tmp_path):
+def test_the_settings_replay_the_run(stacks, finished, tmp_path):
     settings = config.load_settings(finished / "settings.json")
     assert settings == TINY
-    train(volumes, tmp_path / "again", settings)
+    train(stacks, tmp_path / "again", settings)
     first, second = (run_files.read_history(path) for path in (finished, tmp_path / "again"))
     assert [row["total"] for row in first] == [row["total"] for row in second]
 
 
-def test_the_settings_name_inputs_with_their_hashes_versions_and_seed(volumes, finished):
+def test_the_settings_name_inputs_with_their_hashes_versions_and_seed(stacks, finished):
     record = json.loads((finished / "settings.json").read_text(encoding="utf-8"))
     assert [item["file"] for item in record["inputs"]] == ["a.tif", "b.tif"]
     first = record["inputs"][0]
-    assert first["sha256"] == sha256(volumes[0].source)
+    assert first["sha256"] == sha256(stacks[0].source)
     assert first["shape"] == [24, 28, 32]
     assert first["voxel_size_um"] == pytest.approx([2.0, 1.0, 0.5])
     assert first["normalisation"]["low"] < first["normalisation"]["high"]
@@ -112,24 +115,24 @@ def test_the_settings_name_inputs_with_their_hashes_versions_and_seed(volumes, f
     assert record["seed"] == 0
 
 
-def test_the_settings_say_how_each_volume_was_prepared(volumes, finished):
+def test_the_settings_say_how_each_volume_was_prepared(stacks, finished):
     inputs = json.loads((finished / "settings.json").read_text(encoding="utf-8"))["inputs"]
-    for item, volume in zip(inputs, volumes, strict=True):
-        prepared, size = prepare_volume(volume, TINY)
+    for item, stack in zip(inputs, stacks, strict=True):
+        prepared, size = stack.prepared(TINY), stack.cell_size
         assert item["averaged_voxels"] == list(prepared.factors)
         assert item["normalisation"] == prepared.normalisation.as_dict()
         assert item["cell_radius_um"] == pytest.approx(size.radius_um)
 
 
-def test_a_cell_radius_that_was_given_is_recorded(volumes, run):
-    train(volumes, run, TINY.replace(cell_radius_um=4.0, epochs=1))
+def test_a_cell_radius_that_was_given_is_recorded(stacks, run):
+    train(stacks, run, TINY.replace(cell_radius_um=4.0, epochs=1))
     inputs = run_files.read_record(run)["inputs"]
     assert [item["cell_radius_um"] for item in inputs] == [4.0, 4.0]
     assert [item["averaged_voxels"] for item in inputs] == [[1, 1, 2], [1, 1, 2]]
 
 
 @pytest.mark.parametrize("there", ["file in it", "a file"])
-def test_a_used_place_is_refused_and_left_as_it_was(volumes, run, there):
+def test_a_used_place_is_refused_and_left_as_it_was(stacks, run, there):
     if there == "a file":
         run.write_text("mine")
     else:
@@ -137,25 +140,25 @@ def test_a_used_place_is_refused_and_left_as_it_was(volumes, run, there):
         (run / "mine.txt").write_text("mine")
     before = run.read_text() if run.is_file() else content(run)
     with pytest.raises(UserError, match="run"):
-        train(volumes, run)
+        train(stacks, run)
     assert (run.read_text() if run.is_file() else content(run)) == before
 
 
-def test_a_finished_run_is_not_trained_over(volumes, finished):
+def test_a_finished_run_is_not_trained_over(stacks, finished):
     before = content(finished)
     with pytest.raises(UserError, match="resume"):
-        train(volumes, finished)
+        train(stacks, finished)
     assert content(finished) == before
 
 
-def test_a_stopped_run_goes_on_to_the_numbers_of_an_unbroken_one(volumes, run, trained):
-    events = pipeline.train_events(volumes, run, TINY)
+def test_a_stopped_run_goes_on_to_the_numbers_of_an_unbroken_one(stacks, run, trained):
+    events = pipeline.train_events(stacks, run, TINY)
     for event in events:
         if isinstance(event, training.StepEnd) and event.step == 4:
             break
     events.close()
     assert len(run_files.read_history(run)) == 1
-    train(volumes, run, resume=True)
+    train(stacks, run, resume=True)
     losses = [
         [(row["soft_ncut"], row["total"]) for row in run_files.read_history(path)]
         for path in (run, trained)
@@ -163,60 +166,156 @@ def test_a_stopped_run_goes_on_to_the_numbers_of_an_unbroken_one(volumes, run, t
     assert losses[0] == losses[1]
 
 
-def test_a_finished_run_can_be_given_more_epochs(volumes, finished):
-    train(volumes, finished, TINY.replace(epochs=3), resume=True)
+def test_a_finished_run_can_be_given_more_epochs(stacks, finished):
+    train(stacks, finished, TINY.replace(epochs=3), resume=True)
     assert [row["epoch"] for row in run_files.read_history(finished)] == [1, 2, 3]
     assert (finished / "previews" / "epoch-0003.png").exists()
     assert run_files.read_record(finished)["options"]["epochs"] == 3
 
 
-def test_resuming_starts_where_there_is_nothing_yet(volumes, run):
-    train(volumes, run, resume=True)
+def test_resuming_starts_where_there_is_nothing_yet(stacks, run):
+    train(stacks, run, resume=True)
     assert len(run_files.read_history(run)) == 2
 
 
-def test_resuming_with_other_options_names_them(volumes, finished):
-    with pytest.raises(UserError, match="radius was 2 and is now 3"):
-        train(volumes, finished, TINY.replace(radius=3), resume=True)
+def test_resuming_with_other_options_names_them(stacks, finished):
+    with pytest.raises(UserError, match=r"dropout was 0\.0 and is now 0\.3"):
+        train(stacks, finished, TINY.replace(dropout=0.3), resume=True)
 
 
-def test_resuming_on_other_volumes_names_them(volumes, finished):
+def test_resuming_with_another_cell_radius_is_refused(stacks, finished):
+    with pytest.raises(UserError, match=r"cell_radius_um was None and is now 9\.0"):
+        train(stacks, finished, TINY.replace(cell_radius_um=9.0), resume=True)
+
+
+def test_options_that_may_change_live_may_change_when_resumed_and_are_recorded(stacks, finished):
+    more = TINY.replace(epochs=3, radius=3, learning_rate=5e-4, tile_size=64)
+    train(stacks, finished, more, resume=True)
+    last = run_files.read_history(finished)[-1]
+    assert "radius=3" in last["changes"] and last["learning_rate"] == 5e-4
+
+
+def test_resuming_on_other_volumes_names_them(stacks, finished):
+    fewer = read_stacks(stacks[0].source, TINY)
     with pytest.raises(UserError, match=r"'b\.tif' was added, removed or changed"):
-        train(volumes[:1], finished, resume=True)
+        train(fewer, finished, resume=True)
 
 
-def test_resuming_in_a_folder_of_something_else_is_refused(volumes, run):
+def test_resuming_in_a_folder_of_something_else_is_refused(stacks, run):
     run.mkdir()
     (run / "photo.jpg").write_text("x")
     with pytest.raises(UserError, match="not a run folder"):
-        train(volumes, run, resume=True)
+        train(stacks, run, resume=True)
 
 
-def test_a_damaged_settings_file_is_named(volumes, finished):
+def test_a_damaged_settings_file_is_named(stacks, finished):
     (finished / "settings.json").write_text("{")
     with pytest.raises(UserError, match=r"settings\.json"):
-        train(volumes, finished, resume=True)
+        train(stacks, finished, resume=True)
 
 
-def test_changes_made_during_training_are_written_to_the_history(volumes, run):
+def test_changes_made_during_training_are_written_to_the_history(stacks, run):
     controls = training.Controls()
-    for event in pipeline.train_events(volumes, run, TINY, controls=controls):
+    for event in pipeline.train_events(stacks, run, TINY, controls=controls):
         if isinstance(event, StepEnd) and event.step == 4:
             controls.change(ncut_weight=0.9)
     changes = [row["changes"] for row in run_files.read_history(run)]
     assert changes == ["", "step 5: ncut_weight=0.9"]
 
 
-def test_validation_against_labels_is_written_beside_the_history(volumes, run):
-    pairs = [(v, np.asarray(v.array) > 300) for v in volumes]
-    train(volumes, run, validation=pairs)
+def test_validation_against_labels_is_written_beside_the_history(stacks, run, tmp_path):
+    for stack in stacks:
+        labels = (stack.array > 300).astype(np.uint8)
+        write_volume(tmp_path / "truth" / stack.source.name, labels, voxel_size_um=(2, 1, 0.5))
+    told = read_stacks(stacks.path, TINY, labels=tmp_path / "truth")
+    train(told, run)
     lines = (run / "validation.csv").read_text().splitlines()
     assert lines[0] == "epoch,dice" and len(lines) == 3
+    inputs = run_files.read_record(run)["inputs"]
+    assert inputs[0]["truth"] == str(tmp_path / "truth" / "a.tif")
 
 
-def test_a_volume_without_a_file_is_known_by_its_voxels(volumes):
-    from dataclasses import replace
-    from pathlib import Path
+@pytest.mark.parametrize("name", ["quick", "published"])
+def test_the_preset_is_recorded_also_where_nobody_names_it(name):
+    settings = config.preset(name, epochs=3, channel=1)
+    assert runs.nearest_preset(settings) == name
 
-    first, second = (replace(v, source=Path("in memory")) for v in volumes)
-    assert runs.hash_source(first) == runs.hash_source(first) != runs.hash_source(second)
+
+def test_a_notebooks_run_says_which_preset_it_was_made_with(finished):
+    assert run_files.read_record(finished)["preset"] == "quick"
+
+
+def test_a_run_started_from_published_weights_goes_on_with_the_same_settings(
+    stacks, run, tmp_path, monkeypatch
+):
+    weights = tmp_path / "wnet_latest.pth"
+    checkpoint.save_cellseg3d_weights(weights, WNet3D(2, base_channels=4))
+    monkeypatch.setattr(models, "fetch_published", lambda **_: weights)
+    settings = TINY.replace(start_from="published", epochs=1)
+    train(stacks, run, settings)
+    assert config.load_settings(run / "settings.json").start_from == "published"
+    weights.unlink()  # another computer, to which nothing was fetched
+    train(stacks, run, settings.replace(epochs=2), resume=True)
+    assert len(run_files.read_history(run)) == 2
+
+
+def test_a_second_training_in_a_run_is_refused_and_leaves_it_alone(stacks, run):
+    events = pipeline.train_events(stacks, run, TINY)
+    next(events)
+    for resume in (True, False):
+        with pytest.raises(UserError, match=r"being trained|not empty"):
+            pipeline.train_events(stacks, run, TINY, resume=resume)
+    assert run_files.read_record(run)["preset"] == "quick"  # to look at it is possible
+    events.close()
+    train(stacks, run, resume=True)
+
+
+HOLDER = """
+import sys, time
+from wnet_nb.jobs.run_folder import lock_run
+from pathlib import Path
+lock = lock_run(Path(sys.argv[1]))
+print("held", flush=True)
+time.sleep(600)
+"""
+
+
+def test_two_processes_cannot_train_one_run_and_a_dead_one_holds_nothing(stacks, finished):
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(finished)], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout.readline() == "held\n"
+        before = content(finished)
+        with pytest.raises(UserError, match="is being trained by another"):
+            train(stacks, finished, TINY.replace(epochs=3), resume=True)
+        assert content(finished) == before
+        assert len(run_files.read_history(finished)) == 2
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+    train(stacks, finished, TINY.replace(epochs=3), resume=True)
+    assert len(run_files.read_history(finished)) == 3
+
+
+def test_a_folder_of_something_else_gets_no_lock(stacks, run):
+    run.mkdir()
+    (run / "photo.jpg").write_text("x")
+    for resume in (True, False):
+        with pytest.raises(UserError):
+            pipeline.train_events(stacks, run, TINY, resume=resume)
+    assert [path.name for path in run.iterdir()] == ["photo.jpg"]
+
+
+def test_a_free_name_is_found_for_a_run(tmp_path):
+    assert runs.free_run(tmp_path, "a") == tmp_path / "a"
+    (tmp_path / "a").mkdir()
+    assert runs.free_run(tmp_path, "a") == tmp_path / "a-2"
+
+
+def test_settings_write_nothing_outside_the_run(stacks, tmp_path):
+    hostile = TINY.replace(start_from=str(tmp_path / "out" / "weights.safetensors"), epochs=1)
+    with pytest.raises(UserError, match="there is no model"):
+        train(stacks, tmp_path / "run", hostile)
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]

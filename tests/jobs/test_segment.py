@@ -1,5 +1,7 @@
 import csv
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -8,11 +10,14 @@ import torch
 from wnet_nb import checkpoint, config
 from wnet_nb.cli.main import main
 from wnet_nb.errors import UserError
+from wnet_nb.files import run_files
 from wnet_nb.files.volumes import read_volume
 from wnet_nb.files.writing import write_volume
+from wnet_nb.jobs import models, stacks
 from wnet_nb.jobs import segment as prediction
 from wnet_nb.jobs import train as pipeline
 from wnet_nb.jobs.example import make_example
+from wnet_nb.jobs.stacks import read_stacks
 from wnet_nb.model import WNet3D
 
 TINY = config.preset(
@@ -37,7 +42,7 @@ def image(tmp_path_factory):
 def run(image, tmp_path_factory):
     torch.set_num_threads(1)  # before the fixture of the single test
     path = tmp_path_factory.mktemp("runs") / "run"
-    pipeline.train_run(image, path, TINY)
+    pipeline.train(image, path, TINY)
     return path
 
 
@@ -45,7 +50,7 @@ def test_a_volume_leaves_everything_of_the_contract(run, image, tmp_path):
     (one,) = prediction.segment(run, image, out=tmp_path)
     assert one.folder == tmp_path / "a"
     assert sorted(p.name for p in one.folder.iterdir()) == sorted([*FILES, "result.json"])
-    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "cells.csv", "volumes.csv"]
 
 
 def test_labels_keep_shape_and_voxel_size_and_agree_with_table_and_count(run, image, tmp_path):
@@ -87,16 +92,43 @@ def test_results_go_into_the_run_unless_another_place_is_given(run, image):
 
 
 def test_a_break_leaves_no_half_made_result(run, image, tmp_path):
-    model = prediction.load_model(run)
-
-    def stop(done, total):
-        raise KeyboardInterrupt
+    def stop(progress):
+        if progress.tiles:
+            raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        prediction.segment_volume(
-            read_volume(image), model, model.settings, tmp_path, progress=stop
-        )
+        prediction.segment(run, image, out=tmp_path, observe=stop)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_wish_to_stop_ends_it_within_a_volume(run, image, tmp_path):
+    found = prediction.segment(run, image, out=tmp_path, observe=lambda p: p.tiles == 1)
+    assert found == [] and list(tmp_path.iterdir()) == []
+
+
+KILLED = """
+import sys
+from wnet_nb.jobs.segment import segment
+def observe(progress):
+    if progress.tiles == 1:
+        print("within", flush=True)
+        sys.stdin.read()
+segment(sys.argv[1], sys.argv[2], out=sys.argv[3], observe=observe)
+"""
+
+
+def test_a_process_killed_in_the_middle_leaves_nothing_half_made_and_a_second_call_finishes(
+    run, image, tmp_path
+):
+    words = [sys.executable, "-c", KILLED, str(run), str(image), str(tmp_path)]
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(words, stdin=pipe, stdout=pipe, text=True)
+    assert process.stdout.readline() == "within\n"
+    process.kill()
+    process.communicate()
+    assert [p.name for p in tmp_path.glob("[!.]*")] == []
+    (one,) = prediction.segment(run, image, out=tmp_path)
+    assert one.folder == tmp_path / "a" and one.facts["count"] == len(one.cells())
 
 
 def test_large_probabilities_go_through_a_file_and_give_the_same_cells(
@@ -116,7 +148,7 @@ def test_a_file_without_voxel_size_takes_the_one_of_the_training(image, tmp_path
     bare = tmp_path / "bare.tif"
     tifffile.imwrite(bare, np.asarray(read_volume(image).array))
     settings = TINY.replace(voxel_size_um=(2.0, 1.0, 1.0), epochs=1)
-    pipeline.train_run(bare, tmp_path / "run", settings)
+    pipeline.train(bare, tmp_path / "run", settings)
     (one,) = prediction.segment(tmp_path / "run", bare)
     assert one.facts["voxel_size_um"] == [2.0, 1.0, 1.0]
     (two,) = prediction.segment(tmp_path / "run", image)
@@ -149,7 +181,7 @@ def test_the_verb_segments_a_folder_and_names_what_failed(run, image, tmp_path, 
     assert [one["name"] for one in result["results"]] == ["a"]
     assert {item["path"].split("/")[-1] for item in result["skipped"]} == {"flat.tif", "cut.tif"}
     assert "'flat' was not segmented" in told.err and "left" in told.err
-    assert [p.name for p in (tmp_path / "out").iterdir()] == ["a"]
+    assert [p.name for p in (tmp_path / "out").iterdir() if p.is_dir()] == ["a"]
 
 
 def test_the_verb_says_what_it_wrote(run, image, tmp_path, capsys):
@@ -157,7 +189,7 @@ def test_the_verb_says_what_it_wrote(run, image, tmp_path, capsys):
     out = capsys.readouterr().out
     for name in FILES:
         assert f"wrote {tmp_path / 'a' / name}" in out
-    assert "classical method:" in out
+    assert "the network changed" in out
 
 
 def test_a_radius_given_afterwards_splits_cells_and_leaves_the_class_map(run, image, tmp_path):
@@ -169,9 +201,129 @@ def test_a_radius_given_afterwards_splits_cells_and_leaves_the_class_map(run, im
     np.testing.assert_array_equal(*maps)
 
 
-def test_the_count_says_how_many_cells_are_cut_and_what_to_do_about_none():
-    result = {"count": 48, "cut_by_edge": 36, "baseline_count": 50}
-    words = prediction.count_in_words(result)
-    assert words == "48 cells, 36 of them cut by the edge of the volume (classical method: 50)"
-    none = prediction.count_in_words(result | {"count": 0, "cut_by_edge": 0})
-    assert none.startswith("0 cells (classical method: 50); ") and "minimum_size" in none
+ADDED = {
+    "count": 123,
+    "without_network": 121,
+    "same": 120,
+    "only_with_network": 3,
+    "only_without": 1,
+}
+
+
+def test_the_count_says_what_is_cut_what_the_network_changed_and_what_to_do_about_none():
+    facts = {"count": 123, "cut_by_edge": 36, "network_added": ADDED}
+    assert prediction.count_in_words(facts) == (
+        "123 cells, 36 of them cut by the edge of the volume; the network changed 3 of 123, and "
+        "1 of the 121 found without it are gone (120 are the same)"
+    )
+    same = ADDED | {"only_with_network": 0, "only_without": 0}
+    words = prediction.count_in_words({"count": 1, "cut_by_edge": 0, "network_added": same})
+    assert words.startswith("1 cell; the network changed none of them")
+    none = {"count": 0, "cut_by_edge": 0, "network_added": None}
+    assert "minimum_size" in prediction.count_in_words(none)
+
+
+def test_what_the_network_added_is_counted_by_overlap():
+    labels = np.zeros((4, 4, 12), np.int32)
+    baseline = labels.copy()
+    labels[..., :4], labels[..., 8:] = 1, 2
+    baseline[..., 1:4], baseline[..., 5:7] = 7, 9  # 3 of 4 voxels shared; nothing shared
+    assert prediction.compare(labels, baseline) == {
+        "count": 2,
+        "without_network": 2,
+        "same": 1,
+        "only_with_network": 1,
+        "only_without": 1,
+    }
+
+
+def test_the_baseline_of_a_result_is_what_the_word_none_gives(run, image, tmp_path):
+    (network,) = prediction.segment(run, image, out=tmp_path / "network")
+    (plain,) = prediction.segment("none", image, out=tmp_path / "plain")
+    np.testing.assert_array_equal(network.baseline_labels(), plain.labels())
+    np.testing.assert_array_equal(plain.baseline_labels(), plain.labels())
+    assert plain.facts["network_added"] is None and plain.facts["model"] == "none"
+    added = network.facts["network_added"]
+    assert added["count"] == network.facts["count"]
+    assert added["without_network"] == plain.facts["count"] == network.facts["baseline_count"]
+    assert added["same"] + added["only_without"] == added["without_network"]
+
+
+def test_without_a_network_the_cells_of_an_easy_volume_are_found(tmp_path):
+    array, labels = make_example(3, shape=(48, 48, 48), n_cells=18, noise=0.5)
+    write_volume(tmp_path / "a.tif", array, voxel_size_um=(1, 1, 1))
+    write_volume(tmp_path / "a_labels.tif", labels, voxel_size_um=(1, 1, 1))
+    (one,) = prediction.segment("none", tmp_path / "a.tif", out=tmp_path / "out")
+    assert one.scores["scores"]["rows"][4]["f1"] > 0.8
+
+
+def test_there_is_no_starter_until_its_weights_are_there(image, tmp_path, monkeypatch):
+    monkeypatch.setattr(models, "STARTER_WEIGHTS", tmp_path / "none.safetensors")
+    with pytest.raises(UserError, match="no starter weights in this installation"):
+        prediction.segment("starter", image, out=tmp_path)
+
+
+def test_a_bad_volume_is_named_and_the_others_are_segmented(run, image, tmp_path):
+    write_volume(tmp_path / "in" / "b.tif", read_volume(image).array, voxel_size_um=(1, 1, 1))
+    flat = np.full((16, 16, 16), 7, np.uint8)
+    write_volume(tmp_path / "in" / "a.tif", flat, voxel_size_um=(1, 1, 1))
+    with pytest.warns(UserWarning, match="'a' was not segmented"):
+        found = prediction.segment(run, tmp_path / "in", out=tmp_path / "out")
+    assert [one.name for one in found] == ["b"]
+    with pytest.raises(UserError, match="nothing was segmented"), pytest.warns(UserWarning):
+        prediction.segment(run, tmp_path / "in" / "a.tif", out=tmp_path / "out")
+
+
+def test_every_result_of_a_volume_with_a_known_truth_is_scored(run, image, tmp_path):
+    _, labels = make_example(shape=(36, 40, 44), n_cells=10)
+    truth = write_volume(tmp_path / "true.tif", labels, voxel_size_um=(1, 0.5, 0.5))
+    settings = run_files.read_record(run)["options"]
+    told = read_stacks(image, config.from_mapping(settings), labels=truth)
+    first, later = (prediction.segment(run, data, out=tmp_path / "p")[0] for data in (told, image))
+    assert first.scores["truth"] == later.scores["truth"] == str(truth)
+    assert later.scores["scores"]["n_true"] == 10
+
+
+def test_a_volume_that_the_training_knew_the_truth_of_is_scored(image, tmp_path):
+    _, labels = make_example(shape=(36, 40, 44), n_cells=10)
+    truth = write_volume(tmp_path / "true.tif", labels, voxel_size_um=(1, 0.5, 0.5))
+    pipeline.train(read_stacks(image, TINY, labels=truth), tmp_path / "run", TINY)
+    (one,) = prediction.segment(tmp_path / "run", image)
+    assert one.scores["truth"] == str(truth)
+
+
+def test_one_table_holds_the_cells_of_all_volumes(run, image, tmp_path):
+    for name in ("a.tif", "b.tif"):
+        array, _ = make_example(ord(name[0]), shape=(36, 40, 44), n_cells=10)
+        write_volume(tmp_path / "in" / name, array, voxel_size_um=(1, 1, 1))
+    found = prediction.segment("none", tmp_path / "in", out=tmp_path / "out")
+    with (tmp_path / "out" / "cells.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    names = [row["volume"] for row in rows]
+    assert {one.name: names.count(one.name) for one in found} == {
+        one.name: one.facts["count"] for one in found
+    }
+    with (tmp_path / "out" / "volumes.csv").open(newline="") as file:
+        table = {row["volume"]: row for row in csv.DictReader(file)}
+    assert int(table["b"]["cells"]) == found[1].facts["count"]
+
+
+def test_a_table_saved_again_by_a_spreadsheet_ends_no_job(image, tmp_path):
+    (one,) = prediction.segment("none", image, out=tmp_path)
+    table = one.folder / "cells.csv"
+    table.write_text(table.read_text().replace(",", ";").replace(".", ","))
+    before = (tmp_path / "cells.csv").read_text()
+    other = write_volume(
+        tmp_path / "b.tif", np.asarray(read_volume(image).array)[::-1], voxel_size_um=(1, 1, 1)
+    )
+    prediction.segment("none", other, out=tmp_path)
+    assert before.splitlines()[1] in (tmp_path / "cells.csv").read_text()
+
+
+def test_a_volume_without_cells_is_told_in_the_result(image, tmp_path, monkeypatch):
+    def none(*arguments, **options):
+        raise UserError("no blob stands out of the noise")
+
+    monkeypatch.setattr(stacks, "estimate_cell_radius", none)
+    (one,) = prediction.segment("none", image, out=tmp_path, cell_radius_um=4.0)
+    assert "no cells stand out" in one.facts["remarks"][0]

@@ -10,11 +10,15 @@ import argparse
 import json
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from wnet_nb import __version__
+from wnet_nb.config import DEFAULTS, OPTIONS, names_with
 
 WRONG, INTERRUPTED = 2, 130
+TRAINING_OPTIONS = ("epochs", "learning_rate", "patch_size", "base_channels", "intensity_sigma")
+TRAINING_OPTIONS += ("start_from", "cell_radius_um", "channel", "voxel_size_um")
+MODEL = "run folder, weights file (.safetensors or .pth), or: starter, published, none"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -26,7 +30,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Return the parser of all verbs."""
+    """Return the parser of all verbs; it needs neither torch nor numpy."""
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument(
         "--json", action="store_true", default=argparse.SUPPRESS, help="print the result as JSON"
@@ -35,63 +39,97 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
 
-    def verb(name: str, text: str) -> argparse.ArgumentParser:
-        return verbs.add_parser(name, help=text, description=text, parents=[shared])
+    def verb(name: str, text: str, example: str, options: Sequence[str] = ()) -> _Parser:
+        lines = [f"example:\n  python -m wnet_nb {name} {example}"]
+        if options:
+            lines.append("options for --set that matter most:\n" + _explain(options))
+        form = argparse.RawDescriptionHelpFormatter
+        more = {"description": text, "epilog": "\n\n".join(lines), "formatter_class": form}
+        return verbs.add_parser(name, help=text, parents=[shared], **more)
 
-    one = verb("demo", "show everything on the built-in example, in a few minutes")
+    one = verb("demo", "show everything on the built-in example, in a few minutes", "--out demo")
     one.add_argument("--out", metavar="DIR", help="a new folder (default: wnet_demo)")
     one.add_argument("--seed", type=int, default=0, help="of the example and the training")
-    _add_set(one)
+    _add(one, "set")
 
-    one = verb("check", "say what is wrong with volumes or unsuitable, file by file")
-    one.add_argument("path", metavar="PATH", help="a TIFF or a folder of TIFFs")
-    _add_settings(one)
-    _add_slices(one)
+    one = verb("check", "say what is wrong with volumes or unsuitable, file by file", "my_stacks/")
+    _add(one, "path", "settings", "set", "slices")
 
-    one = verb("train", "train a network on volumes, without labels")
-    one.add_argument("path", metavar="PATH", help="a TIFF or a folder of TIFFs")
+    one = verb(
+        "train",
+        "train a network on volumes, without labels",
+        "my_stacks/ --run runs/first --preset quick --set epochs=10",
+        TRAINING_OPTIONS,
+    )
+    _add(one, "path")
     one.add_argument("--run", required=True, metavar="DIR", help="a new folder for the results")
     one.add_argument("--resume", action="store_true", help="go on with the training in DIR")
     one.add_argument("--labels", metavar="PATH", help="true labels to follow the training with")
-    _add_settings(one)
-    _add_slices(one)
+    one.add_argument("--cellseg3d", metavar="FILE", help="write a .pth for CellSeg3D's plugin too")
+    _add(one, "settings", "set", "slices")
 
-    one = verb("segment", "find, count and measure the cells of whole volumes")
-    one.add_argument("model", metavar="RUN", help="run folder, weights file, or: published")
-    one.add_argument("path", metavar="PATH", help="a TIFF or a folder of TIFFs")
+    one = verb(
+        "segment",
+        "find, count and measure the cells of whole volumes",
+        "runs/first my_stacks/ --set minimum_size=0.2",
+        names_with("segmenting"),
+    )
+    one.add_argument("model", metavar="MODEL", help=MODEL)
+    _add(one, "path")
     one.add_argument("--out", metavar="DIR", help="for the results (default: RUN/predictions)")
-    _add_set(one)
-    _add_slices(one)
+    one.add_argument("--labels", metavar="PATH", help="true labels or points to score against")
+    _add(one, "set", "slices")
 
-    one = verb("evaluate", "score a segmentation against the truth")
+    one = verb(
+        "evaluate", "score a segmentation against the truth", "runs/first/predictions true_labels/"
+    )
     one.add_argument("prediction", metavar="PREDICTION", help="labels.tif, or a folder of results")
     one.add_argument("truth", metavar="TRUTH", help="label TIFF, CSV of points, or a folder")
     one.add_argument("--radius-um", type=float, metavar="µm", help="how far a point may lie")
-    _add_set(one)
+    _add(one, "set")
+
+    one = verb(
+        "starter",
+        "make starter weights from simulated cells, for cells of your kind",
+        "--out mine.safetensors --set radius=3,5",
+    )
+    one.add_argument("--out", required=True, metavar="FILE", help="a new .safetensors")
+    one.add_argument("--steps", type=int, metavar="N", help="training steps")
+    one.add_argument("--seed", type=int, default=0, metavar="N", help="of everything drawn")
+    one.add_argument(
+        "--set", action="append", default=[], metavar="RANGE=VALUE", help="narrow a range"
+    )
     return parser
 
 
-def _add_set(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="OPTION=VALUE",
-        help="change an option; may be repeated",
-    )
+def _add(parser: argparse.ArgumentParser, *arguments: str) -> None:
+    """Add arguments that several verbs have."""
+    if "path" in arguments:
+        parser.add_argument("path", metavar="PATH", help="a TIFF or a folder of TIFFs")
+    if "settings" in arguments:
+        source = parser.add_mutually_exclusive_group()
+        source.add_argument("--preset", metavar="NAME", help="published (default) or quick")
+        source.add_argument("--settings", metavar="FILE", help="a settings.json of an earlier run")
+    if "set" in arguments:
+        parser.add_argument(
+            "--set",
+            action="append",
+            default=[],
+            metavar="OPTION=VALUE",
+            help="change an option; may be repeated",
+        )
+    if "slices" in arguments:
+        parser.add_argument(
+            "--slices", action="store_true", help="PATH is one volume: a folder of 2D slices"
+        )
 
 
-def _add_settings(parser: argparse.ArgumentParser) -> None:
-    source = parser.add_mutually_exclusive_group()
-    source.add_argument("--preset", metavar="NAME", help="published (default) or quick")
-    source.add_argument("--settings", metavar="FILE", help="a settings.json of an earlier run")
-    _add_set(parser)
-
-
-def _add_slices(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--slices", action="store_true", help="PATH is one volume: a folder of 2D slices"
-    )
+def _explain(options: Sequence[str]) -> str:
+    lines = []
+    for name in options:
+        default = "found" if DEFAULTS[name] is None else str(DEFAULTS[name]).lower()
+        lines.append(f"  {name} (default {default})\n      {OPTIONS[name].help}")
+    return "\n".join(lines)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -107,11 +145,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from wnet_nb.cli import terminal, verbs
 
     speaker = terminal.Speaker(quiet=as_json)
+    verb: Callable = getattr(verbs, options.verb)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("always", UserWarning)
             warnings.showwarning = lambda message, *_, **__: speaker.remark(f"{message}")
-            status, result = getattr(verbs, options.verb)(options, speaker)
+            status, result = verb(options, speaker)
     except KeyboardInterrupt:
         return _fail("interrupted", INTERRUPTED)
     except Exception as error:

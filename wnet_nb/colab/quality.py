@@ -16,8 +16,8 @@ from wnet_nb.errors import UserError
 from wnet_nb.figures import plots, report
 from wnet_nb.files.result import Result
 from wnet_nb.files.run_files import HISTORY, read_history
+from wnet_nb.jobs.evaluate import score
 from wnet_nb.jobs.run_folder import versions
-from wnet_nb.jobs.train import keep_scores
 
 FOLDER = "Quality Control"
 COLUMNS = ("volume", "method", "cells", "Dice", "F1", "remark")
@@ -59,7 +59,7 @@ def _score(one: Result, truth: Path | None, folder: Path) -> list[tuple]:
     if truth is None:
         return [(*network, "", "", "no labels"), (*classical, "", "", "no labels")]
     try:
-        scored = keep_scores(one, truth)
+        scored = score(one, truth)
     except UserError as error:
         return [(*network, "", "", error), (*classical, "", "", error)]
     if isinstance(scored.scores, InstanceScores):

@@ -33,9 +33,9 @@ from wnet_nb.files.archives import unpack
 from wnet_nb.files.download import Progress
 from wnet_nb.files.published import PUBLISHED, fetch_published
 from wnet_nb.files.run_files import SETTINGS
-from wnet_nb.jobs.inputs import Inputs
+from wnet_nb.jobs.example import write_example
 from wnet_nb.jobs.segment import load_model
-from wnet_nb.jobs.train import make_demo_files
+from wnet_nb.jobs.stacks import Stacks
 from wnet_nb.widgets import Dashboard, DataField, Trained
 
 EXAMPLE, OWN, LINK = "example volume", "own folder", "Drive link"
@@ -154,8 +154,8 @@ class Session:
         if kind == EXAMPLE:
             folder = self.home / "data" / "example"
             if not folder.exists():
-                make_demo_files(folder, seed=0)
-            self.source, self.truth = folder / "example.tif", folder / "truth"
+                write_example(folder)
+            self.source, self.truth = folder / "example.tif", folder / "example_labels.tif"
         elif kind == OWN:
             self.source = self._bring(self.find(path))
         elif kind == LINK:
@@ -230,9 +230,9 @@ class Session:
             "start a new one"
         )
 
-    def dashboard(self, inputs: Inputs, settings: Settings) -> Dashboard:
+    def dashboard(self, stacks: Stacks, settings: Settings) -> Dashboard:
         """Return the training panel of the run that was opened; Drive gets a copy as it goes."""
-        return _SafeDashboard(self, inputs, settings)
+        return _SafeDashboard(self, stacks, settings)
 
     def guard(self, events: Generator[Event, None, None]) -> Generator[Event, None, None]:
         """Pass a training's events on; copy its state to Drive now and then, and when it ends."""
@@ -351,8 +351,8 @@ def _bar(title: str) -> Iterator[Progress]:
 
 
 class _SafeDashboard(Dashboard):
-    def __init__(self, session: Session, inputs: Inputs, settings: Settings) -> None:
-        super().__init__(inputs, settings)
+    def __init__(self, session: Session, stacks: Stacks, settings: Settings) -> None:
+        super().__init__(stacks, settings)
         self._session, self.run = session, session.run
 
     def _open(self) -> Generator[Event, None, None]:

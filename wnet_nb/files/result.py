@@ -55,15 +55,14 @@ class Result:
 
     @classmethod
     def find_all(cls, run: str | Path) -> list[Result]:
-        """Return the results of a run, the newest last; one that cannot be read brings a warning.
+        """Return the results in the ``predictions`` of a run, as `find_in` does."""
+        return cls.find_in(Path(run) / PREDICTIONS)
 
-        Parameters
-        ----------
-        run : str or Path
-            A run folder, or any folder with ``predictions`` in it.
-        """
+    @classmethod
+    def find_in(cls, folder: str | Path) -> list[Result]:
+        """Return the results in a folder, the newest last; one that cannot be read is a warning."""
         found = []
-        for file in (Path(run) / PREDICTIONS).glob(f"[!.]*/{FACTS}"):
+        for file in Path(folder).glob(f"[!.]*/{FACTS}"):
             try:
                 one = cls(file.parent)
                 found.append(((one.made, len(one.folder.name), one.folder.name), one))

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from scipy import ndimage
 from skimage.filters import threshold_otsu
 
-from wnet_nb.cells.size import estimate_cell_radius
+from wnet_nb.cells.size import CellSize
 from wnet_nb.config import DEPTH_FACTOR, Settings
 from wnet_nb.data import Normalisation, fit_normalisation
 from wnet_nb.errors import UserError
@@ -24,9 +25,15 @@ SAMPLE_VOXELS = 1_000_000
 SATURATED_SHARE, PADDED_SHARE = 0.002, 0.3
 FEW_BRIGHT, MANY_BRIGHT = 0.001, 0.6
 VERY_BRIGHT = 50.0  # of 0-100
-NOISE_SHARE = 0.12  # standard deviation of the noise, as a share of the contrast of cells
+NOISE_SHARE = 0.16  # standard deviation of the noise in cells, as a share of their contrast
+NOISE_SIGMA = 1.5  # voxels
+READY_FOR_NOISE = 2.5  # times as much is borne with a large intensity sigma
+BYTE_JUMPS = 0.01  # share of neighbours 128 or more apart, of 0-255, in what is no image any more
 LARGE_REGION = 0.25  # thickness of a bright region, as a share of the middle edge of the volume
 ANISOTROPY, SPREAD = 2.0, 0.5
+ALIKE, UNLIKE = 0.8, 0.5  # share of equal neighbours from which labels, up to which images
+UNEVEN = 1.05  # ratio of voxel sizes in y and x that no microscope makes
+LARGEST_STEP_UM, SMALLEST_STEP_UM = 20.0, 0.005  # finest and coarsest edge of a voxel
 
 
 @dataclass(frozen=True)
@@ -40,9 +47,35 @@ class Finding:
     text: str
 
 
+class Measured(Protocol):
+    """A volume that knows how large its cells seem to be; None if none stand out."""
+
+    cell_size: CellSize | None
+
+
 def is_usable(findings: Sequence[Finding]) -> bool:
     """Return whether no finding is an error."""
     return all(finding.level != "error" for finding in findings)
+
+
+def looks_like_labels(array: np.ndarray) -> bool:
+    """Return whether whole numbers (Z, Y, X) are labels or a mask: no noise, zero in between."""
+    share = _equal_neighbours(array)
+    return array.dtype.kind in "bui" and share is not None and share >= ALIKE
+
+
+def looks_like_image(array: np.ndarray) -> bool:
+    """Return whether (Z, Y, X) is an image and no labels: most neighbouring voxels differ."""
+    share = _equal_neighbours(array)
+    return share is not None and share < UNLIKE
+
+
+def _equal_neighbours(array: np.ndarray) -> float | None:
+    """Return the share of equal pairs among neighbours that are not zero; None without any."""
+    planes = array[np.linspace(0, len(array) - 1, 17).astype(int)]
+    pairs = (planes[..., 1:] != 0) & (planes[..., :-1] != 0)
+    alike = (planes[..., 1:] == planes[..., :-1]) & pairs
+    return float(alike.sum() / pairs.sum()) if pairs.any() else None
 
 
 def check_volume(volume: Volume, settings: Settings) -> list[Finding]:
@@ -70,10 +103,11 @@ def check_volume(volume: Volume, settings: Settings) -> list[Finding]:
     raw = thin_out(array, SAMPLE_VOXELS)
     sample = ranges.apply(raw)
     warnings = [
-        *_check_labels(array),
+        *_check_content(array),
+        *_check_voxel_size(volume.voxel_size_um),
         *_check_brightness(raw, sample),
         *_check_regions(sample, volume.voxel_size_um),
-        *_check_noise(array, ranges, sample, settings),
+        *_check_noise(array, ranges, settings),
     ]
     return [
         *(Finding("warning", text) for text in warnings),
@@ -82,16 +116,42 @@ def check_volume(volume: Volume, settings: Settings) -> list[Finding]:
     ]
 
 
-def _check_labels(array: np.ndarray) -> Iterator[str]:
-    """Recognise labels, which often lie beside their images: no noise, and zero in between."""
-    planes = array[np.linspace(0, len(array) - 1, 17).astype(int)]
-    pairs = (planes[..., 1:] != 0) & (planes[..., :-1] != 0)
-    alike = (planes[..., 1:] == planes[..., :-1]) & pairs
-    if array.dtype.kind in "bui" and alike.sum() >= 0.8 * max(1, pairs.sum()):
+def _check_content(array: np.ndarray) -> Iterator[str]:
+    """Recognise what is no image: labels, and numbers that were cut down to a byte."""
+    if looks_like_labels(array):
         yield (
             "it looks like labels or a mask and not like an image, as neighbouring voxels are "
-            "alike; keep labels in another folder"
+            "alike; name it like its image with _labels at the end, or keep it elsewhere"
         )
+    planes = np.asarray(array[np.linspace(0, len(array) - 1, 9).astype(int)])
+    if array.dtype.itemsize == 1 and array.dtype.kind in "ui":
+        jumps = np.abs(np.diff(planes.astype(np.int16), axis=2)) >= 128
+        if jumps.mean() > BYTE_JUMPS and not looks_like_labels(array):
+            yield (
+                f"{_percent(float(jumps.mean()))} of neighbouring voxels lie half of the 8-bit "
+                "range apart, as in noise, or in 16-bit values that were cut to 8 bit and wrapped "
+                "around; export it again as 16 bit, or scale it before converting"
+            )
+
+
+def _check_voxel_size(voxel_size_um: Sequence[float]) -> Iterator[str]:
+    """Ask about a voxel size in another order than z, y, x, or in another unit than µm."""
+    z, y, x = voxel_size_um
+    if max(y, x) > UNEVEN * min(y, x):
+        yield (
+            f"voxels are {y:g} µm in y and {x:g} µm in x, which no microscope makes: is the order "
+            f"z,y,x right? (voxel_size_um={x:g},{y:g},{y:g} if x came first)"
+            if z == y
+            else f"voxels are {y:g} µm in y and {x:g} µm in x, which no microscope makes: give "
+            "voxel_size_um in the order z,y,x"
+        )
+    wide = "a cell 10 voxels across would be"
+    if min(voxel_size_um) > LARGEST_STEP_UM:
+        across = 10 * min(voxel_size_um)
+        yield f"{wide} {across:,.0f} µm wide: is the voxel size in nm? give voxel_size_um in µm"
+    if max(voxel_size_um) < SMALLEST_STEP_UM:
+        across = 10 * max(voxel_size_um)
+        yield f"{wide} {across:.2g} µm wide: is the voxel size in mm? give voxel_size_um in µm"
 
 
 def _check_brightness(raw: np.ndarray, sample: np.ndarray) -> Iterator[str]:
@@ -143,22 +203,28 @@ def _check_regions(sample: np.ndarray, voxel_size_um: Sequence[float]) -> Iterat
         )
 
 
-def _check_noise(
-    array: np.ndarray, ranges: Normalisation, sample: np.ndarray, settings: Settings
-) -> Iterator[str]:
-    """Compare the noise, from neighbouring voxels, with the contrast of bright voxels."""
+def _check_noise(array: np.ndarray, ranges: Normalisation, settings: Settings) -> Iterator[str]:
+    """Compare the noise where it is bright, from neighbouring voxels, with the contrast there.
+
+    Light itself is noisy, so cells are noisier than the background; and noise must not raise the
+    contrast that it is compared with: both are taken from smoothed planes.
+    """
     planes = np.linspace(0, len(array) - 1, 9).astype(int)
-    crop = ranges.apply(array[planes])
-    noise = 1.4826 * float(np.median(np.abs(np.diff(crop, axis=2)))) / np.sqrt(2)
-    contrast = float(np.percentile(sample, 99.5) - np.median(sample))
+    crop = ranges.apply(array[planes])  # (9, Y, X)
+    smooth = ndimage.gaussian_filter(crop, (0, NOISE_SIGMA, NOISE_SIGMA))
+    bright = smooth[..., 1:] > np.percentile(smooth, 90)
+    steps = np.diff(crop, axis=2)[bright]
+    contrast = float(np.percentile(smooth, 99.5) - np.median(smooth))
+    if contrast <= 0 or not steps.size:
+        return
+    share = 1.4826 * float(np.median(np.abs(steps))) / np.sqrt(2) / contrast
     ready = settings.intensity_sigma >= 10  # set for noise already
-    if contrast <= 0 or noise / contrast < NOISE_SHARE * (2 if ready else 1):
+    if share < NOISE_SHARE * (READY_FOR_NOISE if ready else 1):
         return
     advice = f"raise intensity_sigma (now {settings.intensity_sigma:g}) to 10 or more"
     yield (
-        "it is noisy: from voxel to voxel, grey values jump by "
-        f"{_percent(noise / contrast)} of the contrast of the cells; "
-        + ("denoise it or average more frames" if ready else advice)
+        f"it is noisy: from voxel to voxel, grey values jump by {_percent(share)} of the contrast "
+        "of the cells; " + ("denoise it or average more frames" if ready else advice)
     )
 
 
@@ -189,15 +255,18 @@ def read_remarks(volume: Volume) -> list[Finding]:
     return [Finding(level, remark) for remark in volume.remarks]
 
 
-def check_cell_size(volume: Volume, settings: Settings) -> Finding:
+def check_cell_size(stack: Measured, settings: Settings) -> Finding:
     """Say how large the cells seem to be, and whether a patch holds enough of them.
 
-    Takes some seconds; `volume` must have passed `check_volume`.
+    Takes some seconds the first time; the stack must have passed `check_volume`.
     """
-    try:
-        found = estimate_cell_radius(volume.array, voxel_size_um=volume.voxel_size_um)
-    except ValueError:
-        return Finding("warning", "no cells stand out of the noise: is it the right channel?")
+    found = stack.cell_size
+    if found is None:
+        return Finding(
+            "warning",
+            "no cells stand out of the noise: is it the right channel? (if you know the cells, "
+            "give cell_radius_um)",
+        )
     if found.spread > SPREAD:
         return Finding("info", "bright objects differ much in size; look at the cells found later")
     voxels = " × ".join(f"{length:.2g}" for length in found.radius_voxels)

@@ -1,11 +1,10 @@
-"""Score results on disk against truth: two files, or two folders matched by name."""
+"""Score results on disk against truth: one result, two files, or two folders matched by name."""
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,13 +19,12 @@ from wnet_nb.cells.scores import (
     match_points,
 )
 from wnet_nb.errors import UserError
-from wnet_nb.files.result import BASELINE_LABELS, LABELS
-from wnet_nb.files.volumes import Volume, find_volumes, read_volume
+from wnet_nb.figures import plots
+from wnet_nb.files.result import BASELINE_LABELS, LABELS, Result
+from wnet_nb.files.run_files import PREDICTIONS
+from wnet_nb.files.volumes import find_volumes
 from wnet_nb.files.writing import read_points
-
-TRUTH_KINDS = "labels?|truth|gt|masks?|cells|points|centroids|zyx"
-KINDS = rf"[ ._-](images?|{TRUTH_KINDS})$"
-ENDINGS = r"(\.ome)?\.(tiff?|csv)$"
+from wnet_nb.jobs.truth import is_points, match_name, read_labels, says_truth
 
 
 @dataclass(frozen=True)
@@ -82,27 +80,28 @@ def evaluate(
     ]
 
 
-def match_name(path: Path) -> str:
-    """Return what two files of one volume have in common: `a` for a_image.tif and a/labels.tif."""
-    name = path.parent.name if path.name in (LABELS, BASELINE_LABELS) else path.name
-    name = re.sub(ENDINGS, "", name, flags=re.IGNORECASE)
-    while (shorter := re.sub(KINDS, "", name, flags=re.IGNORECASE)) != name and shorter:
-        name = shorter
-    return name
+def score(result: Result, truth: str | Path) -> Evaluation:
+    """Score a result and keep that in it, in place of earlier scores.
 
+    Parameters
+    ----------
+    result : Result
+    truth : str or Path
+        True labels or points of its volume, or a folder in which they are named alike.
 
-def read_labels(path: Path, voxel_size_um: Sequence[float] | None = None) -> Volume:
-    """Read instance labels or a mask; whole numbers saved as float are taken as labels."""
-    volume = read_volume(path, voxel_size_um=voxel_size_um)
-    array = volume.array
-    if array.dtype.kind == "f":
-        whole = np.isfinite(array).all() and (array == np.round(array)).all()
-        if not whole or array.min() < 0:
-            raise UserError(f"'{path}' holds {array.dtype} values and no labels; label it first")
-        array = array.astype(np.uint32)
-    if array.dtype.kind not in "iu" or array.min() < 0:
-        raise UserError(f"'{path}' holds negative values and no labels; label it first")
-    return replace(volume, array=array)
+    Raises
+    ------
+    UserError
+        As `evaluate`; also if there is no truth for this volume.
+    """
+    ((_, labels, true),) = _pairs(result.folder, Path(truth))
+    scored = _evaluate_pair(result.name, labels, true, None, None)
+    png = None
+    if isinstance(scored.scores, InstanceScores):
+        figure = plots.plot_scores(scored.scores, scored.baseline, title=scored.name)
+        png = plots.figure_png(figure)
+    result.write_scores(scored.as_dict(), png)
+    return scored
 
 
 def typical_radius_um(labels: np.ndarray, voxel_size_um: Sequence[float]) -> float:
@@ -135,12 +134,12 @@ def _pairs(prediction: Path, truth: Path) -> list[tuple[str, Path, Path]]:
 
 def _results(path: Path) -> dict[str, Path]:
     """Return the label images and points at a path, by their common name."""
-    if path.is_dir() and (path / "predictions").is_dir():
-        path = path / "predictions"
+    if path.is_dir() and (path / PREDICTIONS).is_dir():
+        path = path / PREDICTIONS
     files = list(find_volumes(path))
     if path.is_dir():
         files += sorted(path.glob("*.csv")) + sorted(path.glob(f"[!.]*/{LABELS}"))
-        said = [f for f in files if re.search(rf"(^|[ ._-])({TRUTH_KINDS}){ENDINGS}", f.name, re.I)]
+        said = [file for file in files if says_truth(file)]
         files = said or files  # images often lie beside their labels
     return {match_name(file): file for file in files}
 
@@ -156,7 +155,7 @@ def _evaluate_pair(name, prediction: Path, truth: Path, radius_um, voxel_size_um
     beside = prediction.with_name(BASELINE_LABELS)
     if prediction.name == LABELS and beside.exists():
         arrays[1] = read_labels(beside).array
-    if truth.suffix.lower() == ".csv":
+    if is_points(truth):
         points, size, overlap = read_points(truth), labels.voxel_size_um, None
         radius = radius_um or typical_radius_um(labels.array, size)
         if radius <= 0:

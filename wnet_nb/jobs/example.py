@@ -5,11 +5,13 @@ It shows and tests every step on a stack whose right answer is known; its knobs 
 """
 
 import math
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage
 
+from wnet_nb.files.writing import write_volume
 from wnet_nb.grid import check_voxel_size
 
 # Camera: grey levels at no light, grey levels per photon, and read noise in grey levels (standard
@@ -102,6 +104,14 @@ def make_example(
     signal = ndimage.gaussian_filter(signal, np.array([2, 1, 1]) * blur_um / voxel_size)
     image = _expose(rng, signal, cell_radius_um / voxel_size, noise)
     return image, labels
+
+
+def write_example(folder: Path, seed: int = 0) -> Path:
+    """Write the example volume, with its true labels beside it; return the path of the image."""
+    image, labels = make_example(seed)
+    size = (1.0, 1.0, 1.0)
+    write_volume(folder / "example_labels.tif", labels, voxel_size_um=size)
+    return write_volume(folder / "example.tif", image, voxel_size_um=size)
 
 
 def _check(shape, voxel_size_um, cell_radius_um, n_cells, touching_fraction, blur_um, noise):

@@ -1,4 +1,4 @@
-"""The run folder: everything a training leaves behind, written while it goes on.
+"""The run folder: made or opened by one training at a time, and filled while it goes on.
 
 Each file is replaced as a whole, so a lost browser, a crash or a full disk leaves the last good
 one. Full states and weights are written by `training.fit`; the rest by `RunRecorder`.
@@ -7,9 +7,9 @@ one. Full states and weights are written by `training.fit`; the rest by `RunReco
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 import platform
+import warnings
 from collections.abc import Sequence
 from datetime import datetime
 from importlib.metadata import version
@@ -17,10 +17,10 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from filelock import FileLock, Timeout
 
 import wnet_nb
-from wnet_nb.config import OPTIONS, Settings, from_mapping
+from wnet_nb.config import DEFAULTS, PRESETS, Settings, from_mapping, names_with
 from wnet_nb.data import Prepared
 from wnet_nb.errors import UserError
 from wnet_nb.events import EpochEnd, Event, Started
@@ -32,20 +32,15 @@ from wnet_nb.files.run_files import (
     PROGRESS,
     SETTINGS,
     VALIDATION,
+    is_run,
     read_record,
     read_validation,
 )
-from wnet_nb.files.volumes import Volume, find_volumes
-from wnet_nb.whole_file import sha256, write_whole
+from wnet_nb.jobs.stacks import Stack
+from wnet_nb.whole_file import write_whole
 
+LOCK = ".lock"
 LIBRARIES = ("torch", "numpy", "scipy", "scikit-image", "tifffile", "safetensors")
-
-
-def new_run(path: str | Path) -> Path:
-    """Make a run folder, or take an empty one; see `check_free` for what is refused."""
-    check_free(path)
-    Path(path).mkdir(parents=True, exist_ok=True)
-    return Path(path)
 
 
 def check_free(path: str | Path) -> None:
@@ -59,35 +54,83 @@ def check_free(path: str | Path) -> None:
     path = Path(path)
     if path.exists() and not path.is_dir():
         raise UserError(f"'{path}' is a file; give a new folder for the run")
-    if path.exists() and any(path.iterdir()):
-        advice = "go on with it (--resume)" if (path / SETTINGS).exists() else "empty it yourself"
+    if not _is_empty(path):
+        advice = "go on with it (--resume)" if is_run(path) else "empty it yourself"
         raise UserError(
             f"'{path}' is not empty and a run is never overwritten; choose another folder, or "
             f"{advice}"
         )
 
 
-def open_run(path: str | Path, settings: Settings, volumes: Sequence[Volume]) -> Path:
-    """Open a run folder to go on with it, or make it if there is nothing yet.
+def _is_empty(path: Path) -> bool:
+    return not path.exists() or all(entry.name == LOCK for entry in path.iterdir())
+
+
+def take_folder(path: str | Path, *, resume: bool = False) -> Path:
+    """Make the folder of a run, or take an empty one; with `resume`, also one with a run in it.
 
     Raises
     ------
     UserError
-        If the folder holds something else, or the run was made with other options or volumes.
-        More epochs than before are welcome; options that do not touch the training may differ.
+        If there is anything else; see `check_free`.
     """
     path = Path(path)
-    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
-        return new_run(path)
+    if not resume or path.is_file():
+        check_free(path)
+    elif not _is_empty(path):
+        read_record(path)  # says what is wrong if it is no run
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def free_run(folder: str | Path, name: str) -> Path:
+    """Return a folder of this name that is not there yet, or NAME-2, NAME-3; nothing is made."""
+    run, number = Path(folder) / name, 1
+    while run.exists():
+        number += 1
+        run = Path(folder) / f"{name}-{number}"
+    return run
+
+
+def lock_run(run: Path) -> FileLock:
+    """Take the right to train in a run folder until the lock is released, or the process ends.
+
+    Raises
+    ------
+    UserError
+        If another training has it, here or in another process.
+    """
+    lock = FileLock(run / LOCK, thread_local=False)  # a notebook trains in more than one thread
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(
+            f"'{run}' is being trained by another notebook or command; stop it there first, or "
+            "choose another folder (looking at the run and segmenting with it are possible)"
+        ) from None
+    except NotImplementedError:  # a file system that knows no locks
+        warnings.warn(f"'{run}' cannot be locked here; do not train in it twice", stacklevel=2)
+    return lock
+
+
+def check_same(path: Path, settings: Settings, stacks: Sequence[Stack]) -> None:
+    """Check that a run can go on with these settings and volumes; a new one can with any.
+
+    Raises
+    ------
+    UserError
+        If the run was made with other options or volumes. Options that may change while it trains
+        may differ, and those that do not affect it.
+    """
+    if not is_run(path):
+        return
     record = read_record(path)
     options = from_mapping(record["options"])
-    free = {"epochs", "validation_interval"}
+    fixed = set(names_with("training")) - set(names_with("live"))
     changed = [
         f"{name} was {getattr(options, name)} and is now {getattr(settings, name)}"
-        for name, option in OPTIONS.items()
-        if option.group != "cells"
-        and name not in free
-        and getattr(options, name) != getattr(settings, name)
+        for name in DEFAULTS
+        if name in fixed and getattr(options, name) != getattr(settings, name)
     ]
     if changed:
         raise UserError(
@@ -95,28 +138,24 @@ def open_run(path: str | Path, settings: Settings, volumes: Sequence[Volume]) ->
             "were, or start a new run"
         )
     before = {item["file"]: item["sha256"] for item in record.get("inputs", [])}
-    now = {volume.source.name: hash_source(volume) for volume in volumes}
+    now = {stack.source.name: stack.sha256 for stack in stacks}
     if before != now:
         other = sorted(n for n in before.keys() | now.keys() if before.get(n) != now.get(n))
         raise UserError(
             f"'{path}' was trained on other volumes: '{other[0]}' was added, removed or changed; "
             "give the same ones, or start a new run"
         )
-    return path
 
 
-def hash_source(volume: Volume) -> str:
-    """Return the SHA-256 of a volume's file, of its slices, or of its array if it has no file."""
-    if volume.source.is_file():
-        return sha256(volume.source)
-    digest = hashlib.sha256()
-    if volume.source.is_dir():
-        for path in find_volumes(volume.source):
-            digest.update(f"{path.name} {sha256(path)}\n".encode())
-    else:
-        for plane in volume.array:
-            digest.update(np.ascontiguousarray(plane))
-    return digest.hexdigest()
+def nearest_preset(settings: Settings) -> str:
+    """Return the name of the preset from which the fewest options differ."""
+    now = settings.as_dict()
+
+    def distance(name: str) -> int:
+        begun = from_mapping(PRESETS[name]).as_dict()
+        return sum(now[option] != begun[option] for option in begun)
+
+    return min(PRESETS, key=distance)
 
 
 class RunRecorder:
@@ -125,37 +164,35 @@ class RunRecorder:
     Parameters
     ----------
     run : Path
-        From `new_run` or `open_run`.
+        From `take_folder`.
     settings : Settings
         As the training starts; changes made while it runs are in ``history.csv``.
-    volumes : sequence of Volume
+    stacks : sequence of Stack
         What it trains on.
-    prepared : sequence of Prepared
-        The same as the network takes them.
     preset : str, optional
-        Name of the preset the settings come from.
+        Name of the preset the settings come from; the nearest one if not given.
     """
 
     def __init__(
         self,
         run: Path,
         settings: Settings,
-        volumes: Sequence[Volume],
-        prepared: Sequence[Prepared],
+        stacks: Sequence[Stack],
         *,
         preset: str | None = None,
     ) -> None:
-        self.run, self.settings, self.preset = run, settings, preset
+        self.run, self.settings = run, settings
+        self.preset = preset or nearest_preset(settings)
+        prepared = [stack.prepared(settings) for stack in stacks]
         self.inputs = [
-            describe_volume(v) | describe_preparation(p, settings)
-            for v, p in zip(volumes, prepared, strict=True)
+            describe_stack(stack) | describe_preparation(one)
+            for stack, one in zip(stacks, prepared, strict=True)
         ]
         self.history: list[dict[str, Any]] = []
         self.voxel_size_um = None  # of the preview, which is as the network takes the volume
-        if volumes[0].voxel_size_source != "assumed":
-            pairs = zip(volumes[0].voxel_size_um, prepared[0].factors, strict=True)
+        if stacks[0].voxel_size_source != "assumed":
+            pairs = zip(stacks[0].voxel_size_um, prepared[0].factors, strict=True)
             self.voxel_size_um = tuple(size * factor for size, factor in pairs)
-        self.written: set[Path] = set()
 
     def __call__(self, event: Event) -> None:
         """Write what the event brings."""
@@ -183,11 +220,9 @@ class RunRecorder:
             "versions": versions(),
             "started": datetime.now().astimezone().isoformat(timespec="seconds"),
         }
-        if (self.run / SETTINGS).exists():  # when the run began stays known
-            record["resumed"], record["started"] = (
-                record["started"],
-                read_record(self.run).get("started"),
-            )
+        if is_run(self.run):  # when the run began stays known
+            record["resumed"] = record["started"]
+            record["started"] = read_record(self.run).get("started")
         self._write(SETTINGS, json.dumps(record, indent=2, ensure_ascii=False).encode())
 
     def _write_history(self) -> None:
@@ -215,24 +250,24 @@ class RunRecorder:
         path = self.run / name
         path.parent.mkdir(exist_ok=True)
         write_whole(path, lambda temporary: temporary.write_bytes(content))
-        self.written.add(path)
 
 
-def describe_volume(volume: Volume) -> dict[str, Any]:
+def describe_stack(stack: Stack) -> dict[str, Any]:
     """Return what ``settings.json`` says about a volume as it was read, as JSON values."""
     return {
-        "name": volume.name,
-        "file": volume.source.name,
-        "path": str(volume.source),
-        "sha256": hash_source(volume),
-        "shape": list(volume.shape),
-        "dtype": volume.array.dtype.name,
-        "voxel_size_um": list(volume.voxel_size_um),
-        "voxel_size_source": volume.voxel_size_source,
+        "name": stack.name,
+        "file": stack.source.name,
+        "path": str(stack.source),
+        "sha256": stack.sha256,
+        "shape": list(stack.shape),
+        "dtype": stack.dtype.name,
+        "voxel_size_um": list(stack.voxel_size_um),
+        "voxel_size_source": stack.voxel_size_source,
+        "truth": None if stack.truth_file is None else str(stack.truth_file),
     }
 
 
-def describe_preparation(prepared: Prepared, settings: Settings) -> dict[str, Any]:
+def describe_preparation(prepared: Prepared) -> dict[str, Any]:
     """Return what ``settings.json`` says about how a volume was prepared, as JSON values.
 
     ``cell_radius_um`` is None where none was needed or found.

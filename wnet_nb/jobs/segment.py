@@ -1,258 +1,350 @@
-"""From a model and a volume to a folder of results: labels, measurements, picture, and baseline.
+"""From a model and volumes to folders of results: cells, measurements, picture, comparison, scores.
 
-A result never replaces an older one, and its folder appears only when everything is in it.
+One volume is in memory at a time. A volume that fails is named and the others are done.
 """
 
 from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, replace
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
+from skimage.filters import threshold_otsu
 
-from wnet_nb import checkpoint
-from wnet_nb.cells.classical import voronoi_otsu
 from wnet_nb.cells.measure import measure_cells
 from wnet_nb.cells.outlines import Instances, segment_instances
+from wnet_nb.cells.scores import match_instances
+from wnet_nb.cells.size import CellSize
 from wnet_nb.checkpoint import Checkpoint
-from wnet_nb.config import OPTIONS, Settings
-from wnet_nb.device import choose_device
+from wnet_nb.config import OPTIONS, Settings, names_with, preset
 from wnet_nb.errors import UserError
 from wnet_nb.figures import plots, report
-from wnet_nb.files.published import PUBLISHED, fetch_published
 from wnet_nb.files.result import Result
 from wnet_nb.files.run_files import PREDICTIONS, is_run
-from wnet_nb.files.volumes import Volume
+from wnet_nb.grid import enlarge
 from wnet_nb.inference import predict_volume
-from wnet_nb.jobs import check as advice
-from wnet_nb.jobs import run_folder as runs
-from wnet_nb.jobs.inputs import Inputs, read_inputs, require_volumes
-from wnet_nb.jobs.prepare import prepare_volume
-
-SEGMENT_OPTIONS = (
-    *(name for name, option in OPTIONS.items() if option.group == "cells"),
-    "channel",
-    "time",
-    "voxel_size_um",
-    "precision",
-)
+from wnet_nb.jobs.evaluate import score
+from wnet_nb.jobs.models import NONE_PRESET, load_model
+from wnet_nb.jobs.run_folder import describe_stack, versions
+from wnet_nb.jobs.stacks import Stack, Stacks, read_stacks
+from wnet_nb.jobs.tables import write_tables
+from wnet_nb.jobs.truth import known_truth
 
 IN_MEMORY_VALUES = 2**25  # class probabilities kept in memory (128 MB); more go through a file
+SAME_IOU = 0.5  # cells with and without the network are the same from this overlap
 
 
-def load_model(
-    source: str | Path, *, progress: Callable[[int, int], None] | None = None
-) -> Checkpoint:
-    """Return the `Checkpoint` of a run folder, a weights file, or the word ``published``."""
-    if str(source) == PUBLISHED and not Path(PUBLISHED).exists():
-        source = fetch_published(progress=progress)
-    model = checkpoint.load_checkpoint(source)
-    device = choose_device()
-    # Channels last is a quarter quicker on a CPU, and alike to the sixth digit.
-    layout = torch.channels_last_3d if device == "cpu" else torch.preserve_format
-    model.model.to(device, memory_format=layout)
-    return model
+@dataclass(frozen=True)
+class Progress:
+    """Where a segmentation stands; the last one of a volume has its result, or why it has none."""
+
+    name: str  # of the volume
+    number: int  # of the volume, from 1
+    of_volumes: int
+    tiles: int = 0  # done of this volume
+    of_tiles: int = 0  # 0 as long as it is not known
+    result: Result | None = None
+    failed: str = ""
 
 
-def segment_settings(model: Checkpoint, changes: Mapping[str, Any]) -> Settings:
-    """Return the model's settings with `changes`, which may only concern the segmentation."""
-    other = [name for name in changes if name in OPTIONS and name not in SEGMENT_OPTIONS]
-    if other:
-        raise UserError(
-            f"{other[0]} belongs to the training and cannot change afterwards; segmenting takes: "
-            f"{', '.join(SEGMENT_OPTIONS)}"
-        )
-    return model.settings.replace(**changes)
+Observer = Callable[[Progress], bool | None]
 
 
-def read_for_model(
-    path: str | Path, model: Checkpoint, changes: Mapping[str, Any], *, slices: bool = False
-) -> Inputs:
-    """Read volumes to segment; a file without voxel size takes the one the model was trained with.
-
-    A size in `changes` replaces what the files state.
-    """
-    settings = segment_settings(model, changes)
-    trained = model.settings.voxel_size_um
-    size = changes.get("voxel_size_um")
-    settings = settings.replace(voxel_size_um=size)
-    inputs = read_inputs(path, settings, slices=slices, check=False)
-    if size or not trained:
-        return inputs
-    volumes = tuple(
-        replace(
-            volume,
-            voxel_size_um=trained,
-            voxel_size_source="option",
-            remarks=(f"'{volume.name}' takes the voxel size given for the training",),
-        )
-        if volume.voxel_size_source == "assumed"
-        else volume
-        for volume in inputs.volumes
-    )
-    findings = tuple(tuple(advice.read_remarks(volume)) for volume in volumes)
-    return replace(inputs, volumes=volumes, findings=findings)
+class _StoppedError(Exception):
+    """The observer wants the segmentation to end."""
 
 
 def segment(
-    source: str | Path,
-    path: str | Path,
+    model: str | Path | Checkpoint,
+    data: str | Path | Stacks,
     *,
     out: str | Path | None = None,
+    observe: Observer | None = None,
     **changes: Any,
 ) -> list[Result]:
-    """Segment every volume of a file or folder: cells, measurements, and the classical result.
+    """Segment every volume of a file or folder.
 
     Parameters
     ----------
-    source : str or Path
-        A run folder, a weights file, or ``published``.
-    path : str or Path
-        A TIFF or a folder of TIFFs.
+    model : str, Path or Checkpoint
+        A run folder, a weights file, or ``starter``, ``published`` or ``none``; or one loaded.
+    data : path or Stacks
+        A TIFF or a folder of TIFFs, or what `read_stacks` made of it.
     out : str or Path, optional
         Where the folders of results go; the run's ``predictions`` if not given.
+    observe : callable, optional
+        Called with every `Progress`; ends the segmentation by returning True.
     **changes
         Options of the segmentation, such as ``cell_radius_um=4``.
 
     Returns
     -------
     list of Result
-        One per volume.
-    """
-    model = load_model(source)
-    inputs = read_for_model(path, model, changes)
-    require_volumes(inputs, path)
-    settings = segment_settings(model, changes)
-    folder = Path(out) if out else default_out(source)
-    found = [segment_volume(volume, model, settings, folder) for volume in inputs.volumes]
-    report.renew(folder.parent)
-    return found
-
-
-def default_out(source: str | Path) -> Path:
-    """Return ``predictions`` in a run folder, else in the current one."""
-    run = Path(source)
-    if not (run / checkpoint.WEIGHTS).exists():
-        run = run.parent if is_run(run.parent) else Path()
-    return run / PREDICTIONS
-
-
-def segment_volume(
-    volume: Volume,
-    model: Checkpoint,
-    settings: Settings,
-    out: Path,
-    *,
-    progress: Callable[[int, int], None] | None = None,
-) -> Result:
-    """Segment one volume and write ``out/NAME`` (or NAME-2, NAME-3: nothing is overwritten).
-
-    The folder appears when it is complete.
-
-    Parameters
-    ----------
-    volume : Volume
-    model : Checkpoint
-        From `load_model`.
-    settings : Settings
-        From `segment_settings`.
-    out : Path
-        Folder of all results.
-    progress : callable, optional
-        Called with (tiles done, tiles in all).
+        Of the volumes that worked; the others are told to `observe`, or are a warning.
 
     Raises
     ------
     UserError
-        If the image is constant or not finite.
-    ValueError
-        If no cells can be looked for; says why.
+        If an option belongs to the training, or no volume could be segmented.
     """
-    began = time.perf_counter()
-    # As the training had it: a cell radius given afterwards splits cells, and changes no class map.
-    prepared, estimated = prepare_volume(
-        volume, model.settings, otherwise_radius_um=settings.cell_radius_um
-    )
-    if prepared.normalisation.high <= prepared.normalisation.low:
-        raise UserError(f"'{volume.name}' has the same value everywhere")
-    with Result.write_new(out, volume.name) as found:
-        with _scratch_file(found.folder, volume.array.size * settings.n_classes) as file:
-            probabilities = predict_volume(
-                model.model,
-                prepared,
-                tile_size=settings.tile_size,
-                flips=settings.flips,
-                precision=settings.precision,
-                out=file,
-                progress=progress,
-            )
-            known = settings.cell_radius_um or estimated or model.settings.cell_radius_um
-            del prepared  # as large as the volume, and no longer needed
-            cells = segment_instances(
-                probabilities,
-                volume.array,
-                voxel_size_um=volume.voxel_size_um,
-                cell_radius_um=known,
-                foreground_classes=settings.foreground_classes,
-                boundary=settings.boundary,
-                minimum_size=settings.minimum_size,
-            )
-            del probabilities
-        radius = cells.cell_size.radius_um
-        size = volume.voxel_size_um
-        found.write_labels(cells.labels, size)
-        found.write_foreground(cells.foreground, size)
-        table = measure_cells(cells.labels, volume.array, voxel_size_um=size)
-        found.write_cells(table)
-        facts = describe_cells(volume, cells, settings, model)
-        facts["cut_by_edge"] = int(table["touches_border"].sum())
-        labels = cells.labels
-        del cells  # the foreground is written; the baseline needs the room
-        classical = voronoi_otsu(volume.array, voxel_size_um=size, cell_radius_um=radius)
-        found.write_baseline_labels(classical, size)
-        figure = plots.plot_overlay(
-            volume.array, labels, classical, voxel_size_um=size, name=volume.name
+    loaded = load_model(model)
+    settings = segment_settings(loaded, changes)
+    stacks = data if isinstance(data, Stacks) else read_for_model(data, loaded, changes)
+    folder = Path(out) if out else default_out(loaded)
+    done, failures = [], []
+    try:
+        for number, stack in enumerate(stacks.require(), start=1):
+            place = {"name": stack.name, "number": number, "of_volumes": len(stacks)}
+            tell = _teller(observe, place)
+            try:
+                tell()
+                done.append(_segment_one(stack, loaded, settings, folder, tell))
+                tell(result=done[-1])
+            except UserError as error:
+                failures.append(str(error))
+                tell(failed=str(error))
+    except _StoppedError:
+        return done
+    finally:  # also after an interrupt
+        if done:
+            write_tables(folder)
+            report.renew(folder.parent)
+    if not done:
+        raise UserError(f"nothing was segmented: {failures[0]}")
+    return done
+
+
+def _teller(observe: Observer | None, place: Mapping[str, Any]) -> Callable[..., None]:
+    def tell(**news: Any) -> None:
+        progress = Progress(**place, **news)
+        if observe is None and progress.failed:
+            words = f"'{progress.name}' was not segmented: {progress.failed}"
+            warnings.warn(words, stacklevel=4)
+        if observe is not None and observe(progress) and progress.result is None:
+            raise _StoppedError
+
+    return tell
+
+
+def segment_settings(model: Checkpoint, changes: Mapping[str, Any]) -> Settings:
+    """Return the model's settings with `changes`, which may only concern the segmentation."""
+    allowed = names_with("segmenting")
+    other = [name for name in changes if name in OPTIONS and name not in allowed]
+    if other:
+        raise UserError(
+            f"{other[0]} belongs to the training and cannot change afterwards; segmenting takes: "
+            f"{', '.join(allowed)}"
         )
-        found.write_overlay(plots.figure_png(figure))
-        facts["baseline_count"] = int(classical.max())
+    return model.settings.replace(**changes)
+
+
+def read_for_model(
+    path: str | Path,
+    model: Checkpoint,
+    changes: Mapping[str, Any],
+    *,
+    labels: str | Path | None = None,
+    slices: bool = False,
+) -> Stacks:
+    """Read volumes to segment; a file without voxel size takes the one the model was trained with.
+
+    A size in `changes` replaces what the files state.
+    """
+    size = changes.get("voxel_size_um")
+    settings = segment_settings(model, changes).replace(voxel_size_um=size)
+    stacks = read_stacks(path, settings, labels=labels, slices=slices, check=False)
+    return stacks if size else stacks.assume_voxel_size(model.settings.voxel_size_um)
+
+
+def default_out(model: Checkpoint) -> Path:
+    """Return ``predictions`` in the run that a model lies in, else in the current folder."""
+    run = model.source.parent
+    return (run if is_run(run) else Path()) / PREDICTIONS
+
+
+def _segment_one(
+    stack: Stack,
+    model: Checkpoint,
+    settings: Settings,
+    out: Path,
+    tell: Callable[..., None],
+) -> Result:
+    """Write one result; its folder appears when it is complete, and is scored if truth is known."""
+    began, size = time.perf_counter(), stack.voxel_size_um
+    radius = settings.cell_radius_um or stack.cell_size or model.settings.cell_radius_um
+    with Result.write_new(out, stack.name) as result:
+        source = class_map(stack, model, settings, tell)
+        cells = _find_cells(stack, settings, radius, source, result.folder)
+        result.write_labels(cells.labels, size)
+        result.write_foreground(cells.foreground, size)
+        table = measure_cells(cells.labels, stack.array, voxel_size_um=size)
+        result.write_cells(table)
+        facts = _describe(stack, cells, settings, model)
+        facts["cut_by_edge"] = int(table["touches_border"].sum())
+        labels, radius = cells.labels, cells.cell_size
+        del cells, table  # the foreground is written; the comparison needs the room
+        if model.model is None:
+            baseline, facts["network_added"] = labels, None
+        else:
+            source = OtsuMap(stack, model, settings)
+            baseline = _find_cells(stack, settings, radius, source, result.folder).labels
+            facts["network_added"] = compare(labels, baseline)
+        result.write_baseline_labels(baseline, size)
+        facts["baseline_count"] = int(baseline.max(initial=0))
+        figure = plots.plot_overlay(
+            stack.array, labels, baseline, voxel_size_um=size, name=stack.name
+        )
+        result.write_overlay(plots.figure_png(figure))
         facts["seconds"] = round(time.perf_counter() - began, 1)
-        found.write_facts(facts)
-    return found
+        result.write_facts(facts)
+    _score(result, stack)
+    return result
 
 
-def count_in_words(facts: Mapping[str, Any]) -> str:
-    """Say how many cells a ``result.json`` counts, and what one should know of that number."""
-    count, cut = facts["count"], facts["cut_by_edge"]
-    words = f"{count} cell{'' if count == 1 else 's'}"
-    if cut:
-        words += f", {cut} of them cut by the edge of the volume"
-    words += f" (classical method: {facts['baseline_count']})"
-    if not count:
-        words += "; nothing stood out enough: look at foreground.tif, lower minimum_size or "
-        words += "cell_radius_um, or name the right class with foreground_classes"
-    return words
+class NetworkMap:
+    """The class probabilities of a trained network.
+
+    Attributes
+    ----------
+    prepared : Prepared
+        The volume, or a part of it, as the network takes it.
+    foreground_classes, core_class, boundary
+        See `segment_instances`.
+    reason : str
+        Why they are, if that is known.
+    """
+
+    def __init__(
+        self, stack: Stack, model: Checkpoint, settings: Settings, tell: Callable[..., None]
+    ) -> None:
+        self._model, self._settings, self._tell = model.model, settings, tell
+        # As the training had it: a radius given afterwards splits cells, and changes no class map.
+        radius = settings.cell_radius_um
+        self.prepared = stack.prepared(model.settings, otherwise_radius_um=radius)
+        self.foreground_classes, self.core_class = settings.foreground_classes, settings.core_class
+        self.boundary, self.reason = settings.boundary, ""
+
+    def predict(self, out: Path | None) -> np.ndarray:
+        """Return the probabilities (K, Z, Y, X) float32, in memory or in a new file."""
+        return predict_volume(
+            self._model,
+            self.prepared,
+            tile_size=self._settings.tile_size,
+            flips=self._settings.flips,
+            precision=self._settings.precision,
+            out=out,
+            progress=lambda done, total: self._tell(tiles=done, of_tiles=total),
+        )
 
 
-@contextmanager
-def _scratch_file(folder: Path, n_values: int) -> Iterator[Path | None]:
-    """Yield where class probabilities go that memory should not hold; None if it may."""
+class OtsuMap:
+    """A class map without a network: what is brighter than Otsu's threshold is a cell.
+
+    The volume is prepared as the preset quick prepares it, whatever network it stands beside.
+    Attributes as in `NetworkMap`.
+    """
+
+    def __init__(self, stack: Stack, model: Checkpoint, settings: Settings) -> None:
+        radius = model.settings.cell_radius_um
+        self.prepared = stack.prepared(preset(NONE_PRESET, cell_radius_um=radius))
+        self.foreground_classes, self.core_class = (1,), None
+        # Of a network that knows the core, the boundary is a probability and no brightness.
+        self.boundary = settings.boundary if settings.core_class is None else None
+        self.reason = "class 1, what is brighter than Otsu's threshold of the prepared image"
+
+    def predict(self, out: Path | None) -> np.ndarray:
+        """Return background and foreground (2, Z, Y, X) float32, in memory or in a new file."""
+        brightness = self.prepared.normalisation.apply(self.prepared.array)
+        bright = (brightness > threshold_otsu(brightness)).astype(np.float32)
+        del brightness
+        shape = (2, *self.prepared.shape)
+        if out is None:
+            classes = np.empty(shape, np.float32)
+        else:
+            classes = np.lib.format.open_memmap(out, "w+", np.float32, shape)
+        classes[1] = enlarge(bright, self.prepared.shape, self.prepared.factors)
+        np.subtract(1, classes[1], out=classes[0])
+        return classes
+
+
+def class_map(
+    stack: Stack,
+    model: Checkpoint,
+    settings: Settings,
+    tell: Callable[..., None] = lambda **_: None,
+) -> NetworkMap | OtsuMap:
+    """Return what sorts the voxels of a volume into classes: the network, or without one, Otsu."""
+    if model.model is None:
+        return OtsuMap(stack, model, settings)
+    return NetworkMap(stack, model, settings, tell)
+
+
+def _find_cells(
+    stack: Stack,
+    settings: Settings,
+    radius: float | CellSize | None,
+    source: NetworkMap | OtsuMap,
+    folder: Path,
+) -> Instances:
+    """Return the cells that one source of class probabilities leads to; the steps are the same."""
+    ranges = source.prepared.normalisation
+    if ranges.high <= ranges.low:
+        raise UserError(f"'{stack.name}' has the same value everywhere")
+    large = stack.array.size * settings.n_classes > IN_MEMORY_VALUES
     with tempfile.TemporaryDirectory(dir=folder, prefix=".") as scratch:
-        yield Path(scratch) / "probabilities.npy" if n_values > IN_MEMORY_VALUES else None
+        cells = segment_instances(
+            source.predict(Path(scratch) / "probabilities.npy" if large else None),
+            stack.array,
+            voxel_size_um=stack.voxel_size_um,
+            cell_radius_um=radius,
+            foreground_classes=source.foreground_classes,
+            core_class=source.core_class,
+            boundary=source.boundary,
+            minimum_size=settings.minimum_size,
+        )
+    return replace(cells, reason=source.reason) if source.reason else cells
 
 
-def describe_cells(
-    volume: Volume, cells: Instances, settings: Settings, model: Checkpoint
+def compare(labels: np.ndarray, baseline: np.ndarray) -> dict[str, int]:
+    """Return what the network added: counts, and how many cells are the same without it.
+
+    Two cells are the same if their overlap (IoU) is at least 0.5.
+    """
+    scores = match_instances(labels, baseline, thresholds=[SAME_IOU])
+    same = scores.true_positives[0]
+    return {
+        "count": scores.n_predicted,
+        "without_network": scores.n_true,
+        "same": same,
+        "only_with_network": scores.n_predicted - same,
+        "only_without": scores.n_true - same,
+    }
+
+
+def _score(result: Result, stack: Stack) -> None:
+    truth = stack.truth_file or known_truth(result.folder.parent, stack.sha256)
+    if truth is None:
+        return
+    try:
+        score(result, truth)
+    except UserError as error:
+        warnings.warn(f"'{stack.name}' has no scores: {error}", stacklevel=2)
+
+
+def _describe(
+    stack: Stack, cells: Instances, settings: Settings, model: Checkpoint
 ) -> dict[str, Any]:
     """Return what ``result.json`` says, as JSON values."""
     size = cells.cell_size
+    remark = stack.remark_on_preparation(model.settings)
     return {
-        **runs.describe_volume(volume),
+        **describe_stack(stack),
         "made": datetime.now().astimezone().isoformat(timespec="seconds"),
         "model": str(model.source),
         "count": int(cells.count),
@@ -261,6 +353,32 @@ def describe_cells(
         "classes": [int(k) for k in cells.classes],
         "reason": cells.reason,
         "boundary": cells.boundary,
-        "settings": {name: settings.as_dict()[name] for name in SEGMENT_OPTIONS},
-        "versions": runs.versions(),
+        "remarks": [remark] if remark else [],
+        "settings": {name: settings.as_dict()[name] for name in names_with("segmenting")},
+        "versions": versions(),
     }
+
+
+def count_in_words(facts: Mapping[str, Any]) -> str:
+    """Say how many cells a ``result.json`` counts, and what one should know of that number."""
+    count, cut = facts["count"], facts["cut_by_edge"]
+    words = f"{count} cell{'' if count == 1 else 's'}"
+    if cut:
+        words += f", {cut} of them cut by the edge of the volume"
+    if facts["network_added"]:
+        words += f"; {network_in_words(facts['network_added'])}"
+    if not count:
+        words += "; nothing stood out enough: look at foreground.tif, lower minimum_size or "
+        words += "cell_radius_um, or name the right class with foreground_classes"
+    return words
+
+
+def network_in_words(added: Mapping[str, int]) -> str:
+    """Say in one line what the network changed against the same steps without it."""
+    gained, lost = added["only_with_network"], added["only_without"]
+    if not gained and not lost:
+        return "the network changed none of them: the same steps find the same without it"
+    words = f"the network changed {gained} of {added['count']}"
+    if lost:
+        words += f", and {lost} of the {added['without_network']} found without it are gone"
+    return f"{words} ({added['same']} are the same)"

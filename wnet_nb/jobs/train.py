@@ -1,203 +1,158 @@
-"""Whole jobs in one call: train a run, segment volumes, score a result, show it all on the example.
+"""One training from volumes to a run folder, for command line and notebooks alike.
 
-The command line and the notebooks both call these; nothing here prints or draws on a screen.
+It records itself in the run folder; nothing here prints or draws on a screen.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Generator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from wnet_nb import training
-from wnet_nb.cells.scores import InstanceScores
+from wnet_nb.checkpoint import STATES
 from wnet_nb.config import Settings
+from wnet_nb.controls import Controls
 from wnet_nb.errors import UserError
-from wnet_nb.events import Event, Finished
-from wnet_nb.figures import plots, report
-from wnet_nb.files.published import PUBLISHED, fetch_published
-from wnet_nb.files.result import Result
-from wnet_nb.files.volumes import Volume, find_volumes
-from wnet_nb.files.writing import write_volume
-from wnet_nb.jobs import run_folder as runs
-from wnet_nb.jobs.evaluate import Evaluation, evaluate, match_name, read_labels
-from wnet_nb.jobs.example import make_example
-from wnet_nb.jobs.inputs import Inputs, read_inputs, require_volumes
-from wnet_nb.jobs.prepare import prepare_volume
-from wnet_nb.jobs.segment import segment
+from wnet_nb.events import Event, Finished, Started
+from wnet_nb.figures import report
+from wnet_nb.jobs.models import find_weights, is_word
+from wnet_nb.jobs.run_folder import RunRecorder, check_same, lock_run, take_folder
+from wnet_nb.jobs.stacks import Stack, Stacks, read_stacks
 
-__all__ = [
-    "Evaluation",
-    "evaluate",
-    "keep_scores",
-    "read_inputs",
-    "read_validation",
-    "score",
-    "segment",
-    "train_events",
-    "train_run",
-]
+Data = str | Path | Stacks
 
-TrainingInput = str | Path | Inputs | Sequence[Volume]
+
+def train(
+    data: Data,
+    run: str | Path,
+    settings: Settings,
+    *,
+    resume: bool = False,
+    observe: Callable[[Event], bool | None] | None = None,
+) -> Finished:
+    """Train a network on volumes, without labels, to the end.
+
+    Parameters
+    ----------
+    data : path or Stacks
+        A TIFF or a folder of TIFFs, or what `read_stacks` made of it.
+    run : str or Path
+        A new or empty folder; with `resume`, one to go on with.
+    settings : Settings
+        What to train and how, such as ``wnet_nb.preset("quick")``.
+    resume : bool
+        Go on from the newest state in `run`, or start if there is none.
+    observe : callable, optional
+        Called with every event; see `follow`.
+
+    Raises
+    ------
+    UserError
+        If there is nothing to train on, the folder is taken, or the training was stopped before
+        its end.
+    """
+    last = follow(train_events(data, run, settings, resume=resume), observe)
+    if not isinstance(last, Finished):
+        raise UserError(f"the training was stopped before its end; '{run}' keeps what was learned")
+    return last
+
+
+def follow(
+    events: Generator[Event, None, None], observe: Callable[[Event], bool | None] | None = None
+) -> Event | None:
+    """Hand the events of a training to `observe` until it ends, or until that returns True.
+
+    Returns
+    -------
+    Event or None
+        The last one: `Finished`, unless it was stopped. The state of the last step is on disk.
+    """
+    event = None
+    with contextlib.closing(events):
+        for event in events:
+            if observe is not None and observe(event):
+                break
+    return event
 
 
 def train_events(
-    inputs: TrainingInput,
+    data: Data,
     run: str | Path,
     settings: Settings,
     *,
     resume: bool = False,
     preset: str | None = None,
-    validation: Sequence[tuple[Volume, np.ndarray]] = (),
-    controls: training.Controls | None = None,
+    controls: Controls | None = None,
 ) -> Generator[Event, None, None]:
     """Check the run folder and return the events of a training that records itself there.
 
+    Volumes whose true labels are known are followed against them (`EpochEnd.validation_dice`).
+
     Parameters
     ----------
-    inputs : path, Inputs or sequence of Volume
-        What to train on: a TIFF or a folder of them, or what was read from it.
-    run : str or Path
-        A new or empty folder; with `resume`, one to go on with.
-    settings : Settings
-        What to train and how.
-    resume : bool
-        Go on from the newest state in `run`, or start if there is none.
+    data, run, settings, resume
+        As in `train`.
     preset : str, optional
-        Name of the preset, for the record.
-    validation : sequence of (Volume, labels)
-        Labelled volumes to follow the training with.
+        Name of the preset, for the record; the nearest one if not given.
     controls : Controls, optional
-        See `training.fit`.
+        What to change or save while it goes on, see `training.fit`.
 
     Returns
     -------
     generator of Event
-        Closing it keeps the model of the last step.
-    """
-    volumes = _volumes_of(inputs, settings)
-    run = runs.open_run(run, settings, volumes) if resume else runs.new_run(run)
-    if settings.start_from == PUBLISHED:
-        settings = settings.replace(start_from=str(fetch_published()))
-    prepared = [prepare_volume(volume, settings)[0] for volume in volumes]
-    pairs = [(prepare_volume(volume, settings)[0], labels) for volume, labels in validation]
-    record = runs.RunRecorder(run, settings, volumes, prepared, preset=preset)
-    events = training.fit(prepared, settings, run=run, validation=pairs, controls=controls)
-    return _recorded(events, record)
-
-
-def _volumes_of(inputs: TrainingInput, settings: Settings) -> tuple[Volume, ...]:
-    if isinstance(inputs, str | Path):
-        found = read_inputs(inputs, settings)
-        require_volumes(found, inputs)
-        return found.volumes
-    return inputs.volumes if isinstance(inputs, Inputs) else tuple(inputs)
-
-
-def _recorded(events, record) -> Generator[Event, None, None]:
-    try:
-        for event in events:
-            record(event)
-            yield event
-    finally:
-        events.close()  # the state of the last step is written here
-        report.renew(record.run)
-
-
-def train_run(
-    inputs: TrainingInput,
-    run: str | Path,
-    settings: Settings,
-    *,
-    resume: bool = False,
-    observe: Callable[[Event], None] | None = None,
-    validation: Sequence[tuple[Volume, np.ndarray]] = (),
-) -> Finished:
-    """Train to the end; see `train_events`. `observe` is called with every event."""
-    events = train_events(inputs, run, settings, resume=resume, validation=validation)
-    for event in events:
-        if observe:
-            observe(event)
-        if isinstance(event, Finished):
-            return event
-    raise UserError("the training ended without a model")
-
-
-def read_validation(path: str | Path, volumes: Sequence[Volume]) -> list[tuple[Volume, np.ndarray]]:
-    """Return (volume, labels) of those volumes that have labels of their name at `path`.
+        Closing it keeps the model of the last step. The run is locked until then.
 
     Raises
     ------
     UserError
-        If no labels belong to a volume, or their shape differs.
+        If there is nothing to train on, or the folder is taken, in use, or of another training.
     """
-    truths = {match_name(file): file for file in find_volumes(path)}
-    if Path(path).is_file() and len(volumes) == 1:
-        truths = {match_name(volumes[0].source): Path(path)}
-    pairs = []
-    for volume in volumes:
-        file = truths.get(match_name(volume.source))
-        if file is None:
-            continue
-        labels = read_labels(file).array
-        if labels.shape != volume.shape:
-            raise UserError(
-                f"labels '{file.name}' are {labels.shape} and '{volume.name}' is {volume.shape}; "
-                "give labels of the same volume"
-            )
-        pairs.append((volume, labels))
-    if not pairs:
-        raise UserError(
-            f"no labels in '{path}' have the name of a volume; name them alike, such as "
-            f"{volumes[0].name}_labels.tif"
+    if not isinstance(data, Stacks):
+        data = read_stacks(data, settings)
+    stacks, run = data.require().stacks, Path(run)
+    lock = lock_run(take_folder(run, resume=resume))
+    try:
+        if resume:
+            check_same(run, settings, stacks)
+        prepared = [stack.prepared(settings) for stack in stacks]
+        record = RunRecorder(run, settings, stacks, preset=preset)
+        pairs = [(s.prepared(settings), truth) for s in stacks if (truth := s.truth) is not None]
+        events = training.fit(
+            prepared,
+            _with_weights(settings, run),
+            run=run,
+            validation=pairs,
+            controls=controls,
         )
-    return pairs
+    except BaseException:
+        lock.release()
+        raise
+    return _recorded(events, record, lock, stacks)
 
 
-def demo_folder(out: str | Path | None) -> Path:
-    """Make the folder of a demonstration: a new or empty one, `wnet_demo` (-2, -3) if not given."""
-    if out is not None:
-        return runs.new_run(out)
-    folder, number = Path("wnet_demo"), 1
-    while folder.exists():
-        number += 1
-        folder = Path(f"wnet_demo-{number}")
-    return runs.new_run(folder)
+def _with_weights(settings: Settings, run: Path) -> Settings:
+    """Return settings that name the file to start from, where they name it by a word."""
+    begun = any((run / STATES).glob("step-*.pt"))  # then the weights lie in the state
+    if begun or settings.start_from is None or not is_word(settings.start_from):
+        return settings
+    return settings.replace(start_from=str(find_weights(settings.start_from)))
 
 
-def make_demo_files(out: Path, seed: int) -> tuple[Path, Path]:
-    """Write the example volume and its true labels; return both paths."""
-    image, labels = make_example(seed)
-    size = (1.0, 1.0, 1.0)
-    return (
-        write_volume(out / "example.tif", image, voxel_size_um=size),
-        write_volume(out / "truth" / "example_labels.tif", labels, voxel_size_um=size),
-    )
-
-
-def score(found: Result, truth: str | Path) -> Evaluation:
-    """Score the cells of one volume (see `keep_scores`) and renew the report of its run."""
-    scored = keep_scores(found, truth)
-    report.renew(found.folder.parent.parent)
-    return scored
-
-
-def keep_scores(found: Result, truth: str | Path) -> Evaluation:
-    """Score the cells of one volume and keep that beside them, for the report of the run.
-
-    Parameters
-    ----------
-    found : Result
-        ``scores.json`` and, for true labels, ``scores.png`` (F1 against overlap,
-        network and classical) are written there, in place of earlier ones.
-    truth : str or Path
-        True labels or points; see `evaluate`.
-    """
-    (scored,) = evaluate(found.folder, truth)
-    png = None
-    if isinstance(scored.scores, InstanceScores):
-        figure = plots.plot_scores(scored.scores, scored.baseline, title=scored.name)
-        png = plots.figure_png(figure)
-    found.write_scores(scored.as_dict(), png)
-    return scored
+def _recorded(
+    events: Generator[Event, None, None], record: RunRecorder, lock, stacks: Sequence[Stack]
+) -> Generator[Event, None, None]:
+    said = tuple(filter(None, (s.remark_on_preparation(record.settings) for s in stacks)))
+    try:
+        for event in events:
+            if isinstance(event, Started):
+                event = replace(event, remarks=(*event.remarks, *said))
+            record(event)
+            yield event
+    finally:
+        try:
+            events.close()  # the state of the last step is written here
+            report.renew(record.run)
+        finally:
+            lock.release()
