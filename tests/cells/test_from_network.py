@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from wnet_nb.cells.outlines import segment_instances
 
@@ -19,7 +20,9 @@ def probabilities_of(centres, radius=RADIUS, shape=(32, 40, 40)):
 
 
 def segment(probabilities, **options):
-    image = np.zeros(probabilities.shape[1:], np.uint16)  # the network alone says it
+    image = options.pop("image", None)
+    if image is None:  # in which cells stand out
+        image = (1000 * (1 - probabilities[0])).astype(np.uint16)
     return segment_instances(
         probabilities,
         image,
@@ -67,3 +70,11 @@ def test_no_core_is_no_cell():
     maps[2] += maps[1]
     maps[1] = 0
     assert segment(maps).count == 0
+
+
+def test_what_does_not_stand_out_of_the_texture_is_no_cell():
+    maps = probabilities_of([(16, 15, 14), (16, 15, 28)])
+    noise = ndimage.gaussian_filter(np.random.default_rng(0).normal(size=maps.shape[1:]), 1.5)
+    cells = np.where(np.arange(maps.shape[3]) < 21, 1 - maps[0], 0)
+    image = 100 + 20 * noise / noise.std()
+    assert segment(maps, image=image + 200 * cells).count == 1

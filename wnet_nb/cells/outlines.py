@@ -126,7 +126,9 @@ def segment_instances(
             image, foreground, radii, boundary=boundary, in_one_block=len(parts) == 1
         )
     else:
-        evidence = NetworkEvidence(probabilities[core_class], foreground, radii, boundary=boundary)
+        evidence = NetworkEvidence(
+            probabilities[core_class], foreground, image, radii, boundary=boundary
+        )
     labels = np.zeros(image.shape, np.int32)
     smallest = minimum_size * 4 / 3 * np.pi * np.prod(radii)
     count = 0
