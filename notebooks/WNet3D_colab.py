@@ -99,7 +99,7 @@ from IPython.display import Image, display
 from wnet_nb import config, widgets
 from wnet_nb.colab import quality
 from wnet_nb.colab.session import Session, describe_runtime
-from wnet_nb.figures import plots
+from wnet_nb.figures import curves
 
 session = Session(use_google_drive)
 print(describe_runtime(), session, "", quality.version_log(), sep="\n")
@@ -265,7 +265,7 @@ trained = await dashboard.train()
 
 # %%
 print(trained.advice)
-Image(plots.figure_png(plots.plot_losses(trained.history)))
+Image(curves.figure_png(curves.plot_losses(trained.history)))
 
 # %% [markdown]
 # ## 5.2 Quality metrics

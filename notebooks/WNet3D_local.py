@@ -42,7 +42,7 @@
 from IPython.display import display
 
 from wnet_nb import config, widgets
-from wnet_nb.figures import plots
+from wnet_nb.figures import curves
 
 # %matplotlib inline
 
@@ -117,7 +117,7 @@ trained = await dashboard.train()
 
 # %%
 print(trained.advice)
-plots.plot_losses(trained.history)
+curves.plot_losses(trained.history)
 
 # %% [markdown]
 # Now the cells of the first volume, about half a minute for the example. Drag the **curtain**: the

@@ -21,7 +21,7 @@ import numpy as np
 BLOCK = 128  # voxels along the edge of what is mirrored to fill the volume
 CELLS = 308  # in a block: as dense as the example volume
 STAGES = ("prepare", "predict_volume", "segment_instances", "measure_cells", "describe_cells")
-LATER = (("baseline", "voronoi_otsu"), ("plots", "plot_overlay"))
+LATER = (("baseline", "voronoi_otsu"), ("overlay", "plot_overlay"))
 LIMIT_GB = 3.0
 
 

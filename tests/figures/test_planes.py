@@ -1,5 +1,8 @@
+from io import BytesIO
+
 import numpy as np
 import pytest
+from skimage.io import imread
 
 from wnet_nb.figures import planes
 
@@ -32,17 +35,6 @@ def test_yz_runs_along_z_to_the_right():
     assert yz[:, -1].min() > 90 and yz[:, 0].max() < 10
 
 
-def test_outlines_go_around_every_label_and_part_touching_ones():
-    labels = np.zeros((16, 16, 16), np.int32)
-    labels[4:12, 4:8, 4:12], labels[4:12, 8:12, 4:12] = 1, 2
-    layout = planes.Layout.of(labels.shape, (1, 1, 1))
-    xy = layout.outline(labels, (8, 8, 8))[layout.places[0]]
-    step = xy.shape[0] / 16
-    line = xy[:, round(8 * step)]  # down through both cells
-    crossings = np.flatnonzero(np.diff(line.astype(int)) == 1) / step
-    assert crossings == pytest.approx([4, 8, 12], abs=0.5)
-
-
 def test_the_densest_point_lies_where_most_cells_are_and_in_the_middle_without_any():
     labels = np.zeros((40, 40, 40), np.int32)
     labels[5, 5, 5] = 1
@@ -60,3 +52,76 @@ def test_the_window_is_inside_the_volume_around_the_point_and_no_deeper_than_wid
     depth, height, width = (part.stop - part.start for part in window)
     assert height == width == planes.SHOWN_VOXELS
     assert depth * 5.0 <= width
+
+
+def test_a_scale_bar_is_a_round_length_within_a_quarter_of_the_width():
+    assert [planes.round_length(width) for width in (96, 40, 0.9, 2100)] == [20, 10, 0.2, 500]
+
+
+def test_a_cell_keeps_its_colour_when_its_number_and_its_outline_change():
+    labels = np.zeros((30, 60, 60), np.int32)
+    labels[5:12, 10:20, 10:20], labels[5:12, 30:40, 10:20] = 1, 2
+    again = np.zeros_like(labels)
+    again[6:12, 10:21, 10:20], again[20:26, 40:50, 40:50] = 7, 1
+    before, after = planes.cell_colours(labels)[1], planes.cell_colours(again)[7]
+    assert np.abs(before.astype(int) - after).max() < 60
+
+
+def test_neighbouring_cells_have_different_colours():
+    labels = np.zeros((40, 80, 80), np.int32)
+    for n, (z, y, x) in enumerate(np.ndindex(4, 8, 8), start=1):
+        labels[10 * z : 10 * z + 9, 10 * y : 10 * y + 9, 10 * x : 10 * x + 9] = n
+    colours = planes.cell_colours(labels)[1:].reshape(4, 8, 8, 3).astype(int)
+    for axis in range(3):
+        apart = np.abs(np.diff(colours, axis=axis)).max(axis=-1)
+        assert np.quantile(apart, 0.1) > 60
+
+
+def test_the_background_is_black_and_a_number_that_no_cell_has_is_no_matter():
+    labels = np.zeros((4, 8, 8), np.uint16)
+    labels[1:3, 2:5, 2:5] = 3
+    colours = planes.cell_colours(labels)
+    assert colours.shape == (4, 3) and not colours[0].any() and colours[3].any()
+    assert planes.cell_colours(labels * 0).tolist() == [[0, 0, 0]]
+
+
+def test_from_each_side_the_nearest_cell_is_seen():
+    labels = np.zeros((20, 20, 20), np.int32)
+    labels[2:6, 2:8, 2:8], labels[12:18, 2:8, 2:8] = 1, 2  # 1 lies above 2
+    rgb = planes.projections(labels, (1, 1, 1)).astype(int)
+    edge = rgb.shape[0]
+    above, front = rgb[:, :edge], rgb[:, edge + planes.GAP_PIXELS :][:, :edge]
+
+    def seen(view, row, column):
+        pixel = view[round((row + 0.5) * edge / 20), round((column + 0.5) * edge / 20)]
+        if not pixel.any():
+            return 0
+        likeness = [np.corrcoef(pixel, colour)[0, 1] for colour in planes.cell_colours(labels)[1:]]
+        return 1 + int(np.argmax(likeness))
+
+    assert seen(above, 5, 5) == 1 and seen(above, 15, 15) == 0
+    assert [seen(front, z, 5) for z in (3, 9, 15)] == [1, 0, 2]
+
+
+def test_the_three_sides_have_true_proportions():
+    rgb = planes.projections(np.ones((10, 20, 30), np.uint16), (4, 1, 2))
+    widths = 60 + 60 + 20  # x, x and y in µm
+    pixel = widths / (rgb.shape[1] - 2 * planes.GAP_PIXELS)
+    assert rgb.shape[0] * pixel == pytest.approx(40, rel=0.02)  # z is more than y
+
+
+def test_a_single_plane_can_be_looked_at():
+    assert planes.projections(np.ones((1, 1, 9), np.uint16), (1, 1, 1)).shape[2] == 3
+
+
+def test_the_picture_of_the_viewer_has_an_overlay_on_either_side_of_the_curtain():
+    image = np.zeros((24, 24, 24))
+    labels = np.ones(image.shape, np.int32)
+    layout = planes.Layout.of(image.shape, (1, 1, 1))
+    options = {"limits": (0, 1), "opacity": 1.0, "curtain": 0.5}
+    png = planes.planes_png(image, (12, 12, 12), layout, left=labels, right=labels * 0, **options)
+    seen = imread(BytesIO(png))[..., :3].astype(int)
+    rows, columns = layout.places[0]
+    quarter = (columns.stop - columns.start) // 4
+    assert seen[rows.stop // 4, columns.start + quarter].max() > 0
+    assert seen[rows.stop // 4, columns.start + 3 * quarter].max() == 0

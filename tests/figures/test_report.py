@@ -4,6 +4,7 @@ import shutil
 from html.parser import HTMLParser
 from importlib.metadata import version
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import torch
 
 from wnet_nb import config, training
 from wnet_nb.cli.main import main
-from wnet_nb.figures import page, provenance, report
+from wnet_nb.figures import report
 from wnet_nb.files.result import Result
 from wnet_nb.files.volumes import read_volume
 from wnet_nb.files.writing import write_volume
@@ -88,14 +89,15 @@ def test_the_page_fetches_and_runs_nothing(run, data):
     report.renew(run)
     found = read(run)
     allowed = set("html head meta title style body h1 h2 h3 p b span code pre ul li div".split())
-    allowed |= set("table thead tbody tr th td figure img figcaption".split())
+    allowed |= set("table thead tbody tr th td figure img figcaption a".split())
     assert {name for name, _ in found.tags} <= allowed
     for _, attributes in found.tags:
-        assert not {"href", "style", "onerror", "onload"} & set(attributes)
+        assert not {"style", "onerror", "onload"} & set(attributes)
         assert attributes.get("src", "data:image/png;base64,").startswith("data:image/png;base64,")
-    assert len([name for name, _ in found.tags if name == "img"]) == 5
-    assert "url(" not in page.STYLE and "@import" not in page.STYLE
-    assert "default-src 'none'" in (run / "report.html").read_text(encoding="utf-8")
+    assert len([name for name, _ in found.tags if name == "img"]) == 6
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert "url(" not in page and "@import" not in page
+    assert "default-src 'none'" in page
 
 
 def test_names_from_users_are_text_and_nothing_else(run):
@@ -112,14 +114,14 @@ def test_names_from_users_are_text_and_nothing_else(run):
     )
     assert "script" not in {name for name, _ in found.tags}
     assert found.words.count(HOSTILE) >= 8 and "<b>mine<b>" in found.words
-    assert "Cells in 3D: <script>1" in found.words
+    assert "Run <script>1" in found.words
 
 
 def test_counts_and_sizes_are_those_of_the_results(run):
     result = json.loads((run / "predictions/a/result.json").read_text(encoding="utf-8"))
     words = read(run).words
-    assert re.search(rf"The network found {result['count']} cells in 1 volume", words)
-    assert f"found {result['baseline_count']}. Neither" in words
+    assert re.search(rf"{result['count']} cells found in 1 volume with the network", words)
+    assert f"with the network, {result['baseline_count']} without" in words
     labels = np.asarray(read_volume(run / "predictions/a/labels.tif").array)
     median = np.median(np.bincount(labels[labels > 0])[1:]) * 0.25
     assert float(re.search(r"median ([\d.,]+) µm³", words)[1]) == pytest.approx(median, rel=0.01)
@@ -143,14 +145,14 @@ def test_an_assumed_voxel_size_is_said_loudly(run, data):
     found = read(run)
     assert ("p", {"class": "alarm"}) in found.tags
     assert "The voxel size of bare is not fully stated" in found.words
-    assert "ASSUMED" in found.words
+    assert "assumed: the file does not state it" in found.words
 
 
 def test_a_second_result_of_a_volume_is_shown_in_place_of_the_first(run, data):
     (second,) = prediction.segment(run, data / "a.tif", minimum_size=0.5)
     words = read(run).words
-    assert f"found {second.facts['count']} cells in 1 volume" in words
-    assert "Earlier results" in words and "predictions/a-2/ in the folder of the run" in words
+    assert f"{second.facts['count']} cells found in 1 volume" in words
+    assert "Earlier results of a" in words and "in predictions/a-2/" in words
     assert "minimum_size=0.5" in words
     assert "segment repeated a.tif --set minimum_size=0.5" in words
 
@@ -159,7 +161,7 @@ def test_several_volumes_are_summed_up(run, data):
     (other,) = prediction.segment(run, data / "bare.tif")
     first = json.loads((run / "predictions/a/result.json").read_text(encoding="utf-8"))
     total = first["count"] + other.facts["count"]
-    assert f"found {total} cells in 2 volumes" in read(run).words
+    assert f"{total} cells found in 2 volumes" in read(run).words
 
 
 def test_of_many_volumes_only_the_first_have_pictures(run, monkeypatch):
@@ -171,20 +173,32 @@ def test_of_many_volumes_only_the_first_have_pictures(run, monkeypatch):
     report.write_report(run)
     found = read(run)
     assert found.words.count("Number of cells") == 4
-    assert len([name for name, _ in found.tags if name == "img"]) == 2 * 2 + 2
+    assert len([name for name, _ in found.tags if name == "img"]) == 2 * 3 + 2
 
 
-def test_scores_are_those_of_the_evaluation_and_can_be_renewed(run, data):
+def test_the_scores_are_one_f1_with_its_name_and_can_be_renewed(run, data):
     folder = run / "predictions" / "a"
     scored = score(Result(folder), data / "truth")
     report.renew(run)
     words = read(run).words
-    assert f"an F1 of {scored.scores.mean_f1:.2f} and" in words
-    assert f"method {scored.baseline.mean_f1:.2f} (" in words
+    with_network, without = (one.f1[4] for one in (scored.scores, scored.baseline))
+    said = f"F1 at IoU 0.5 is {with_network:.2f} with the network and {without:.2f} without"
+    assert said in words and "mean f1" not in words.lower()
     assert f"{scored.dice:.2f}" in words
     score(Result(folder), folder / "labels.tif")
     report.renew(run)
-    assert "an F1 of 1.00 and" in read(run).words
+    assert "F1 at IoU 0.5 is 1.00 with" in read(run).words
+
+
+def test_scores_of_an_earlier_result_stay_when_a_newer_one_has_none(run, data):
+    scored = score(Result(run / "predictions" / "a"), data / "truth")
+    report.renew(run)
+    (second,) = prediction.segment(run, data / "a.tif", minimum_size=0.5)
+    (second.folder / "scores.json").unlink(missing_ok=True)
+    report.write_report(run)
+    words = read(run).words
+    assert f"F1 at IoU 0.5 is {scored.scores.f1[4]:.2f} with the network" in words
+    assert "has not been compared with the truth" in words
 
 
 def test_scores_against_points_are_shown(run, tmp_path):
@@ -195,6 +209,53 @@ def test_scores_against_points_are_shown(run, tmp_path):
     words = read(run).words
     assert "2 cells in points.csv" in words
     assert re.search(rf"Recall[^)]*\)\s+{scored.scores.recall:.2f}", words)
+    assert f"F1 against true points is {scored.scores.f1:.2f} with the network" in words
+
+
+ADDED = {"count": 12, "without_network": 11, "same": 9, "only_with_network": 3, "only_without": 2}
+
+
+def test_what_the_network_added_is_said_in_a_line(run):
+    edit(run / "predictions" / "a" / "result.json", network_added=ADDED)
+    report.write_report(run)
+    words = read(run).words
+    assert "3 cells that the same steps do not find without it" in words
+    assert "2 cells are found only without it, and 9 are the same" in words
+
+
+def test_that_the_network_made_no_difference_is_said(run):
+    none = ADDED | {"same": 12, "only_with_network": 0, "only_without": 0}
+    edit(run / "predictions" / "a" / "result.json", network_added=none)
+    report.write_report(run)
+    assert "What the network added: nothing. The same steps find the same 12" in read(run).words
+
+
+def test_an_old_result_says_nothing_about_what_the_network_added(run):
+    file = run / "predictions" / "a" / "result.json"
+    for absent in ({"network_added": None}, {}):
+        content = json.loads(file.read_text(encoding="utf-8"))
+        content.pop("network_added", None)
+        file.write_text(json.dumps(content | absent), encoding="utf-8")
+        report.write_report(run)
+        assert "What the network added" not in read(run).words
+
+
+def test_the_page_has_the_name_of_the_data_and_no_jargon(run):
+    words = read(run).words
+    assert words.count("Cells in a.tif") == 2  # title and heading
+    for jargon in ("classical", "Voronoi", "coherent", "white: ", "sure)", "one may ask for"):
+        assert jargon not in words
+
+
+def test_every_link_leads_to_a_file_beside_the_page(run, data):
+    (second,) = prediction.segment(run, data / "a.tif", minimum_size=0.5)
+    (second.folder / "what? 100 % #1.txt").write_text("a file of the user")
+    report.write_report(run)
+    links = [attributes["href"] for name, attributes in read(run).tags if name == "a"]
+    assert len(links) >= 10
+    for link in links:
+        assert not urlsplit(link).scheme and not link.startswith("/")
+        assert (run / unquote(urlsplit(link).path)).exists(), link
 
 
 def test_a_stopped_training_leaves_a_report_that_says_so(data, tmp_path):
@@ -257,7 +318,7 @@ def test_a_report_that_fails_is_a_remark_and_the_results_are_there(run, data, mo
 
 
 def test_a_mistake_of_ours_is_not_hidden(run, monkeypatch):
-    monkeypatch.setattr(report, "page", lambda *_: 1 / 0)
+    monkeypatch.setattr(report, "read_losses", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         report.renew(run)
 
@@ -275,20 +336,14 @@ def test_results_without_their_table_and_pictures_are_still_reported(run):
     assert "Number of cells" in read(run).words
 
 
-def test_what_is_put_into_a_page_is_escaped_unless_it_is_html():
-    assert page.put("<", page.Html("<"), 3) == "&lt;<3"
-    assert page.tag("a", "x", title='"') == '<a title="&quot;">x</a>'
-    assert isinstance(page.put("<") + "<", str) and not isinstance(page.put("<") + "<", page.Html)
-
-
 def test_the_citations_are_those_of_the_readme():
     README = Path(__file__).parents[2] / "README.md"
 
     text = README.read_text(encoding="utf-8")
     for identifier in ("arXiv:1711.08506", "13:RP99848", "10.7554/eLife.99848", "12:2276"):
-        assert identifier in text and identifier in " ".join(provenance.CITATIONS)
+        assert identifier in text and identifier in " ".join(report.CITATIONS)
 
 
 def test_edges_of_a_large_volume_are_whole_numbers():
-    assert provenance.times([512, 10240, 12345]) == "512 × 10240 × 12345"
-    assert provenance.times([2.0, 0.1269841, 0.5]) == "2 × 0.127 × 0.5"
+    assert report.times([512, 10240, 12345]) == "512 × 10240 × 12345"
+    assert report.times([2.0, 0.1269841, 0.5]) == "2 × 0.127 × 0.5"

@@ -24,6 +24,7 @@ TINY = config.preset(
     "scratch", base_channels=4, patch_size=16, epochs=2, patches_per_volume=4, tile_size=32
 )
 FILES = ("baseline_labels.tif", "cells.csv", "foreground.tif", "labels.tif", "overlay.png")
+FILES += ("projections.png",)
 
 
 @pytest.fixture(autouse=True)

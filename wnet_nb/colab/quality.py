@@ -13,7 +13,7 @@ from pathlib import Path
 from wnet_nb.cells.scores import InstanceScores
 from wnet_nb.colab.drive import free_name
 from wnet_nb.errors import UserError
-from wnet_nb.figures import plots, report
+from wnet_nb.figures import curves, report
 from wnet_nb.files.result import Result
 from wnet_nb.files.run_files import HISTORY, read_history
 from wnet_nb.jobs.evaluate import score
@@ -39,8 +39,8 @@ def write_quality(run: Path, found: Sequence[Result], truth: Path | None = None)
     with tempfile.TemporaryDirectory(dir=run, prefix=".quality-") as scratch:
         folder = Path(scratch) / FOLDER
         folder.mkdir()
-        figure = plots.plot_losses(read_history(run))
-        (folder / "training_losses.png").write_bytes(plots.figure_png(figure))
+        figure = curves.plot_losses(read_history(run))
+        (folder / "training_losses.png").write_bytes(curves.figure_png(figure))
         shutil.copyfile(run / HISTORY, folder / "training_evaluation.csv")
         rows = [row for one in found for row in _score(one, truth, folder)]
         with (folder / "quality_metrics.csv").open("w", newline="", encoding="utf-8") as file:

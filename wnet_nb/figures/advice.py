@@ -50,7 +50,7 @@ def read_losses(history: Sequence[Mapping[str, Any]], settings: Settings) -> lis
     if share < 1 - ONE_SIDED and settings.ncut_weight > 0 and ncut[-1] > POOR_NCUT * worst:
         sentences.append(
             f"The reconstruction makes up {_percent(1 - share)} of the total and the classes are "
-            "not coherent; lower reconstruction_weight."
+            "not well apart; lower reconstruction_weight."
         )
     return sentences
 
@@ -62,7 +62,7 @@ def _read_trend(values: np.ndarray, worst: float) -> str:
     if change > STILL_FALLING and values[-1] < SETTLED * worst:
         return (
             f"The soft N-cut has come down to {values[-1]:.3f}, where 0 is best: the classes are "
-            "coherent. More epochs would make the cells narrower rather than better."
+            "well apart. More epochs would make the cells narrower rather than better."
         )
     if change > STILL_FALLING:
         return "The soft N-cut still falls; more epochs may give clearer classes (raise epochs)."

@@ -1,26 +1,45 @@
 """``report.html``: what a run found and how, on one page to mail or to put into a lab book.
 
-Everything on it is read from the run's folder, so it can be made again at any time; it is written
-as a whole after a training, after cells were looked for, and after they were scored.
+Everything on it is read from the run's folder, so it can be made again at any time. What it says
+stands in the template report.html beside this module; here is what the template is filled with.
 """
 
 from __future__ import annotations
 
+import json
+import shlex
 import warnings
-from collections.abc import Sequence
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
-from wnet_nb.config import from_mapping
-from wnet_nb.figures import advice, findings, plots, provenance
-from wnet_nb.figures.page import Html, date, page, picture, put, table, tag
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from wnet_nb.config import DEFAULTS, OPTIONS, PRESETS, from_mapping
+from wnet_nb.errors import UserError
+from wnet_nb.figures import curves
+from wnet_nb.figures.advice import read_losses
 from wnet_nb.files import run_files
 from wnet_nb.files.result import Result
 from wnet_nb.whole_file import write_whole
 
 PICTURED = 12  # volumes with pictures; more would make a page that no mail takes
-Record, History = dict[str, Any], list[dict[str, Any]]
+PRINT_DPI = 150
+CITATIONS = (
+    "Xia X, Kulis B. W-Net: A Deep Model for Fully Unsupervised Image Segmentation. "
+    "arXiv:1711.08506 (2017).",
+    "Achard C, Kousi T, Frey M, Vidal M, Paychere Y, Hofmann C, Iqbal A, Hausmann SB, Pagès S, "
+    "Mathis MW. CellSeg3D, self-supervised 3D cell segmentation for fluorescence microscopy. eLife "
+    "13:RP99848 (2024), doi:10.7554/eLife.99848.",
+    "von Chamier L, Laine RF, Jukkala J, et al. Democratising deep learning for microscopy with "
+    "ZeroCostDL4Mic. Nature Communications 12:2276 (2021).",
+)
 
 
 def renew(run: Path) -> Path | None:
@@ -28,11 +47,11 @@ def renew(run: Path) -> Path | None:
 
     A full disk or a damaged file must not take the results along that are there.
     """
-    if not ((run / run_files.SETTINGS).exists() and (run / run_files.HISTORY).exists()):
+    if not (run_files.is_run(run) and (run / run_files.HISTORY).exists()):
         return None
     try:
         return write_report(run)
-    except (OSError, ValueError) as error:
+    except (OSError, UserError) as error:
         warnings.warn(f"'{run / run_files.REPORT}' was not written: {error}", stacklevel=2)
         return None
 
@@ -42,115 +61,236 @@ def write_report(run: str | Path) -> Path:
 
     Raises
     ------
-    ValueError
+    UserError
         If a file of the run is damaged.
     OSError
         If a file cannot be read, or the report cannot be written.
     """
     run = Path(run)
     record, history = run_files.read_record(run), run_files.read_history(run)
-    found = Result.find_all(run)
-    newest = {cells.facts["sha256"]: cells for cells in found}  # of each volume
-    shown = sorted(newest.values(), key=lambda cells: cells.facts["name"])
-    title = f"Cells in 3D: {run.resolve().name}"
-    now = datetime.now().astimezone().isoformat()
-    dates = f"Trained on {date(record['started'])}. This page was written on {date(now)}."
-    words = page(
-        title,
-        tag("h1", title),
-        tag("p", dates, kind="note"),
-        _summary(record, history, shown),
-        _alarm(record, shown),
-        findings.overview(shown) if len(shown) > 1 else "",
-        *(
-            findings.describe_found(cells, record["options"], pictured=n < PICTURED)
-            for n, cells in enumerate(shown)
-        ),
-        findings.describe_earlier([cells for cells in found if cells not in shown]),
-        _training(run, record, history),
-        provenance.describe_making(record),
-        provenance.describe_repeating(record, history, [cells.facts for cells in shown]),
-        provenance.describe_citing(record),
-    )
-    write_whole(
-        run / run_files.REPORT, lambda part: part.write_bytes(words.encode("utf-8", "replace"))
-    )
-    return run / run_files.REPORT
-
-
-def _summary(record: Record, history: History, shown: Sequence[Result]) -> Html:
-    found: Any = "No cells have been looked for yet."
-    if shown:
-        network, classical = (
-            sum(cells.facts[key] for cells in shown) for key in ("count", "baseline_count")
-        )
-        found = put(
-            "The network found ",
-            tag("b", f"{network:,} cells"),
-            f" in {_count(len(shown), 'volume')}; the classical method, a threshold at the same "
-            f"cell size, found {classical:,}. Neither number is the truth: compare the outlines "
-            "below.",
-            findings.sum_up_scores(shown),
-        )
-    files = [item["file"] for item in record["inputs"]]
-    files = files[0] if len(files) == 1 else f"{len(files)} volumes"
-    taught = f" The network, WNet3D, learned from {files} without any labels. From its loss "
-    taught += "curves, explained under Training: "
-    curves = " ".join(advice.read_losses(history, from_mapping(record["options"])))
-    return tag("p", found, taught, curves, kind="lead")
-
-
-def _alarm(record: Record, shown: Sequence[Result]) -> Html:
-    """Say loudly of which volumes nobody knows the voxel size."""
-    facts = [cells.facts for cells in shown] or record["inputs"]
-    names = [one["name"] for one in facts if one["voxel_size_source"] == "assumed"]
-    if not names:
-        return Html()
-    return tag(
-        "p",
-        tag("b", "Sizes in µm may be wrong. "),
-        f"The voxel size of {', '.join(names)} is not fully stated in the file and was "
-        "assumed. Look it up at the microscope, and train and segment again with ",
-        tag("code", "--set voxel_size_um=z,y,x"),
-        ".",
-        kind="alarm",
-    )
-
-
-def _training(run: Path, record: Record, history: History) -> Html:
-    epochs, minutes = record["options"]["epochs"], sum(row["seconds"] for row in history) / 60
-    told = f"{len(history)} of {_count(epochs, 'epoch')} took {minutes:.1f} minutes."
-    if len(history) < epochs:
-        told += " The training was stopped before its end."
-    told += " An epoch is one round through the patches, small pieces that are cut from the images."
-    words = [tag("h2", "Training"), tag("p", told)]
-    if history:
-        worst = record["options"]["n_classes"] - 1
-        caption = (
-            f"Soft N-cut: how badly the classes separate bright from dark, near from far; 0 is "
-            f"best, {worst} is no separation at all. Reconstruction: how far the image that is "
-            "rebuilt from the classes is from the real one. The network lowers the weighted total."
-        )
-        words.append(picture(plots.figure_png(plots.plot_losses(history)), caption))
-    changes = [(row["epoch"], row["changes"]) for row in history if row["changes"]]
-    if changes:
-        words += [tag("h3", "Options changed by hand while it trained")]
-        words += [table(("epoch", "from which step, and what"), changes)]
-    if validation := run_files.read_validation(run):
-        epoch, dice = validation[-1]
-        words.append(
-            tag("p", f"Against the labels that were given, and never trained on, the Dice overlap "
-                f"was {dice:.2f} after epoch {epoch} (1 = the same voxels).")
-        )  # fmt: skip
+    volumes = group_results(Result.find_all(run), record["options"])
     previews = sorted((run / run_files.PREVIEWS).glob("[!.]*.png"))
-    if previews:
-        caption = (
-            "One patch as the network saw it last: the image, where each class is sure (yellow), "
-            "and the image rebuilt from the classes."
+    page = _template().render(
+        run=run.resolve().name,
+        record=record,
+        history=history,
+        said=" ".join(read_losses(history, from_mapping(record["options"]))),
+        losses_png=curves.figure_png(curves.plot_losses(history)) if history else None,
+        preview_png=previews[-1].read_bytes() if previews else None,
+        validation=run_files.read_validation(run),
+        volumes=volumes,
+        pictured=PICTURED,
+        scores=_mean_scores(volumes),
+        options=changed_from_defaults(record),
+        commands=repeat_commands(record, volumes),
+        files=_written(run),
+        citations=CITATIONS,
+        now=datetime.now().astimezone().isoformat(),
+    )
+    path = run / run_files.REPORT
+    write_whole(path, lambda part: part.write_bytes(page.encode("utf-8", "replace")))
+    return path
+
+
+@dataclass(frozen=True)
+class VolumeResults:
+    """All that was found in one volume, as the template asks for it.
+
+    Attributes
+    ----------
+    result : Result
+        The newest.
+    others : list of VolumeResults
+        The earlier ones, the newest first.
+    options : mapping
+        Of the run.
+    """
+
+    result: Result
+    others: list[VolumeResults]
+    options: Mapping[str, Any]
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The content of result.json."""
+        return self.result.facts
+
+    @property
+    def changed(self) -> list[str]:
+        """Options that were given another value than the run had, as option=value."""
+        before = self.options
+        return [
+            f"{name}={option_text(value)}"
+            for name, value in self.facts["settings"].items()
+            if option_text(value) != option_text(before.get(name))
+        ]
+
+    @property
+    def model(self) -> str:
+        """The network, as far as it says something away from this computer."""
+        return "/".join(Path(self.facts["model"]).parts[-2:])
+
+    @cached_property
+    def cells(self) -> list[dict[str, Any]]:
+        """The rows of cells.csv; none, with a warning, if it cannot be read."""
+        try:
+            return self.result.cells()
+        except UserError as error:
+            warnings.warn(f"the report goes without the sizes of cells: {error}", stacklevel=2)
+            return []
+
+    @cached_property
+    def volumes_um3(self) -> list[float]:
+        """Volume of each cell in µm³."""
+        return [row["volume_um3"] for row in self.cells]
+
+    @property
+    def quartiles_um3(self) -> list[float]:
+        """Volume in µm³ that a quarter, a half and three quarters of the cells stay below."""
+        return [float(volume) for volume in np.percentile(self.volumes_um3, (25, 50, 75))]
+
+    @property
+    def sizes_png(self) -> bytes:
+        """Picture of how many cells have which volume."""
+        smallest = self.facts["settings"]["minimum_size"]
+        smallest *= 4 / 3 * np.pi * self.facts["cell_radius_um"] ** 3
+        figure = curves.plot_sizes(self.volumes_um3, smallest)
+        figure.set_dpi(PRINT_DPI)
+        return curves.figure_png(figure)
+
+    @cached_property
+    def scores(self) -> dict[str, Any] | None:
+        """Scores with and without the network at an IoU of 0.5; against points, near them."""
+        found = self.result.scores
+        if found is None:
+            return None
+        both = [found["scores"], found.get("baseline") or {}]
+        of_labels = "rows" in both[0]
+        at = [_at_half(one) if of_labels else one for one in both]
+        return {
+            "of_labels": of_labels,
+            "truth": Path(found["truth"]).name,
+            "n_true": both[0]["n_true"],
+            "dice": found.get("dice"),
+            "n_predicted": [one.get("n_predicted") for one in both],
+            **{name: [one.get(name) for one in at] for name in ("precision", "recall", "f1")},
+        }
+
+    @property
+    def scored(self) -> VolumeResults | None:
+        """The newest result that was compared with a truth."""
+        return next((one for one in (self, *self.others) if one.scores), None)
+
+    def picture(self, name: str) -> bytes | None:
+        """Return a picture of the folder; None if it is not there."""
+        path = self.result.folder / name
+        return path.read_bytes() if path.exists() else None
+
+    def link(self, name: str = "") -> str:
+        """Return the address of a file of the folder, as seen from the report."""
+        return quote(f"{run_files.PREDICTIONS}/{self.result.folder.name}/{name}")
+
+
+def group_results(found: Sequence[Result], options: Mapping[str, Any]) -> list[VolumeResults]:
+    """Return the results of each volume, the newest with the earlier ones; sorted by name."""
+    newest: dict[str, VolumeResults] = {}
+    for result in found:  # the newest is last
+        before = newest.pop(result.facts["sha256"], None)
+        others = [before, *before.others] if before else []
+        newest[result.facts["sha256"]] = VolumeResults(result, others, options)
+    return sorted(newest.values(), key=lambda volume: volume.result.name)
+
+
+def changed_from_defaults(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the options that differ from the defaults, or from the preset that was begun with."""
+    preset = PRESETS[record["preset"] or "published"]
+    begun = DEFAULTS | preset
+    rows = []
+    for name, option in OPTIONS.items():
+        value, default, before = (
+            option_text(values[name]) for values in (record["options"], DEFAULTS, begun)
         )
-        words.append(picture(previews[-1], caption))
-    return put(*words)
+        if not value == default == before:
+            unit = f" ({option.unit})" if option.unit else ""
+            words = option.help.rstrip(".") + unit
+            own = bool(preset) and value != before  # by the user, not by the preset
+            rows.append(
+                {"name": name, "value": value, "default": default, "own": own, "words": words}
+            )
+    return rows
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+def option_text(value: Any) -> str:
+    """Return the value of an option as it is written after ``--set``."""
+    if isinstance(value, list | tuple):
+        return ",".join(map(option_text, value))
+    if isinstance(value, float):
+        return f"{value:.15g}"
+    return "none" if value is None else value if isinstance(value, str) else json.dumps(value)
+
+
+def repeat_commands(record: Mapping[str, Any], volumes: Sequence[VolumeResults]) -> list[str]:
+    """Return the commands that make the run and its newest results again."""
+    inputs = [item["path"] for item in record["inputs"]]
+    lines = [f"train {_data(inputs)} --run repeated --settings settings.json"]
+    groups: dict[str, list[str]] = {}
+    for volume in volumes:
+        words = "".join(f" --set {shlex.quote(change)}" for change in volume.changed)
+        groups.setdefault(words, []).append(volume.facts["path"])
+    lines += [f"segment repeated {_data(images)}{words}" for words, images in groups.items()]
+    return [f"python -m wnet_nb {line}" for line in lines]
+
+
+def times(lengths: Sequence[float]) -> str:
+    """Return lengths as text, such as 2 × 0.5 × 0.5."""
+    return " × ".join(f"{n}" if isinstance(n, int) else f"{n:.4g}" for n in lengths)
+
+
+def _data(paths: Sequence[str]) -> str:
+    """Return the name of one file, or of the folder of several, and how it is read."""
+    path = Path(paths[0]) if len(set(paths)) == 1 else Path(paths[0]).parent
+    slices = len(set(paths)) == 1 and path.suffix.lower() not in (".tif", ".tiff")
+    return shlex.quote(path.name or ".") + (" --slices" if slices else "")
+
+
+def _at_half(scores: Mapping[str, Any]) -> Mapping[str, float]:
+    return next((row for row in scores.get("rows", ()) if row["threshold"] == 0.5), {})
+
+
+def _mean_scores(volumes: Sequence[VolumeResults]) -> dict[str, list[float]]:
+    """Return, by its name, F1 with and without the network: the mean over the volumes."""
+    found = [volume.scored.scores for volume in volumes if volume.scored]
+    means = {}
+    for name, of_labels in (("F1 at IoU 0.5", True), ("F1 against true points", False)):
+        pairs = [one["f1"] for one in found if one["of_labels"] == of_labels]
+        if pairs and not any(None in pair for pair in pairs):
+            means[name] = [float(mean) for mean in np.mean(pairs, axis=0)]
+    return means
+
+
+def _written(run: Path) -> list[str]:
+    """Return the files of a run that are worth a link."""
+    tables = (run_files.ALL_CELLS, run_files.ALL_VOLUMES)
+    names = [run_files.SETTINGS, run_files.HISTORY, run_files.VALIDATION, run_files.PROGRESS]
+    names += [f"{run_files.PREDICTIONS}/{name}" for name in tables]
+    return [name for name in (*names, "weights.safetensors") if (run / name).exists()]
+
+
+def _template() -> Any:
+    """Return the template; whatever is put into it is escaped, as names come from anywhere."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "times": times,
+        "number": lambda number: f"{number:,}",
+        "um3": lambda volume: f"{float(f'{volume:.3g}'):,g} µm³",
+        "date": lambda moment: moment[:16].replace("T", " at "),
+        "data_uri": lambda png: f"data:image/png;base64,{b64encode(png).decode()}",
+        "count": lambda n, noun: f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s",
+    }
+    return environment.get_template("report.html")

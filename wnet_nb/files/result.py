@@ -29,6 +29,7 @@ FOREGROUND = "foreground.tif"
 BASELINE_LABELS = "baseline_labels.tif"
 CELLS = "cells.csv"
 OVERLAY = "overlay.png"
+PROJECTIONS = "projections.png"
 FACTS = "result.json"
 SCORES = "scores.json"
 SCORES_PICTURE = "scores.png"
@@ -189,8 +190,12 @@ class Result:
         write_table(self.folder / CELLS, columns)
 
     def write_overlay(self, png: bytes) -> None:
-        """Write overlay.png."""
+        """Write overlay.png, the outlines in three planes."""
         self.overlay.write_bytes(png)
+
+    def write_projections(self, png: bytes) -> None:
+        """Write projections.png, the cells seen from three sides."""
+        (self.folder / PROJECTIONS).write_bytes(png)
 
     def write_facts(self, facts: Mapping[str, Any]) -> None:
         """Write result.json from JSON values."""

@@ -19,7 +19,7 @@ from wnet_nb.cells.scores import (
     match_points,
 )
 from wnet_nb.errors import UserError
-from wnet_nb.figures import plots
+from wnet_nb.figures import curves
 from wnet_nb.files.result import BASELINE_LABELS, LABELS, Result
 from wnet_nb.files.run_files import PREDICTIONS
 from wnet_nb.files.volumes import find_volumes
@@ -98,8 +98,8 @@ def score(result: Result, truth: str | Path) -> Evaluation:
     scored = _evaluate_pair(result.name, labels, true, None, None)
     png = None
     if isinstance(scored.scores, InstanceScores):
-        figure = plots.plot_scores(scored.scores, scored.baseline, title=scored.name)
-        png = plots.figure_png(figure)
+        figure = curves.plot_scores(scored.scores, scored.baseline, title=scored.name)
+        png = curves.figure_png(figure)
     result.write_scores(scored.as_dict(), png)
     return scored
 

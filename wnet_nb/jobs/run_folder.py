@@ -24,7 +24,7 @@ from wnet_nb.config import DEFAULTS, PRESETS, Settings, from_mapping, names_with
 from wnet_nb.data import Prepared
 from wnet_nb.errors import UserError
 from wnet_nb.events import EpochEnd, Event, Started
-from wnet_nb.figures import plots
+from wnet_nb.figures import curves, overlay
 from wnet_nb.files.run_files import (
     HISTORY,
     HISTORY_COLUMNS,
@@ -234,17 +234,17 @@ class RunRecorder:
         self._write(VALIDATION, _as_csv(("epoch", "dice"), rows))
 
     def _write_pictures(self, event: EpochEnd) -> None:
-        figure = plots.plot_progress(
+        figure = overlay.plot_progress(
             self.history,
             event.preview,
             voxel_size_um=self.voxel_size_um,
             epochs=self.settings.epochs,
         )
-        self._write(PROGRESS, plots.figure_png(figure))
-        figure = plots.plot_preview(
+        self._write(PROGRESS, curves.figure_png(figure))
+        figure = overlay.plot_preview(
             event.preview, voxel_size_um=self.voxel_size_um, title=f"Epoch {event.epoch}"
         )
-        self._write(f"{PREVIEWS}/epoch-{event.epoch:04d}.png", plots.figure_png(figure))
+        self._write(f"{PREVIEWS}/epoch-{event.epoch:04d}.png", curves.figure_png(figure))
 
     def _write(self, name: str, content: bytes) -> None:
         path = self.run / name

@@ -24,7 +24,7 @@ from wnet_nb.cells.size import CellSize
 from wnet_nb.checkpoint import Checkpoint
 from wnet_nb.config import OPTIONS, Settings, names_with, preset
 from wnet_nb.errors import UserError
-from wnet_nb.figures import plots, report
+from wnet_nb.figures import curves, overlay, report
 from wnet_nb.files.result import Result
 from wnet_nb.files.run_files import PREDICTIONS, is_run
 from wnet_nb.grid import enlarge
@@ -197,10 +197,13 @@ def _segment_one(
             facts["network_added"] = compare(labels, baseline)
         result.write_baseline_labels(baseline, size)
         facts["baseline_count"] = int(baseline.max(initial=0))
-        figure = plots.plot_overlay(
-            stack.array, labels, baseline, voxel_size_um=size, name=stack.name
+        without = None if model.model is None else baseline
+        figure = overlay.plot_overlay(
+            stack.array, labels, without, voxel_size_um=size, name=stack.name
         )
-        result.write_overlay(plots.figure_png(figure))
+        result.write_overlay(curves.figure_png(figure))
+        figure = overlay.plot_projections(labels, size)
+        result.write_projections(curves.figure_png(figure))
         facts["seconds"] = round(time.perf_counter() - began, 1)
         result.write_facts(facts)
     _score(result, stack)

@@ -14,7 +14,7 @@ import numpy as np
 from IPython.display import display
 
 from wnet_nb.cells.scores import InstanceScores
-from wnet_nb.figures import plots, report
+from wnet_nb.figures import curves, report
 from wnet_nb.files.result import Result
 from wnet_nb.files.run_files import PREDICTIONS
 from wnet_nb.files.volumes import Volume
@@ -150,9 +150,9 @@ def _scores_panel(scored: evaluation.Evaluation) -> widgets.Widget:
         if scored.baseline:
             words += f", classical method {scored.baseline.f1:.2f}"
         return widgets.HTML(f"<b>{escape(scored.name)}</b> {words}")
-    figure = plots.plot_scores(scored.scores, scored.baseline, title=scored.name)
+    figure = curves.plot_scores(scored.scores, scored.baseline, title=scored.name)
     picture = widgets.Image(
-        value=plots.figure_png(figure), format="png", layout={"max_width": "100%"}
+        value=curves.figure_png(figure), format="png", layout={"max_width": "100%"}
     )
     dice = "" if scored.dice is None else f"Dice {scored.dice:.3f}"
     return widgets.VBox([widgets.HTML(f"<b>{escape(scored.name)}</b> {dice}"), picture])

@@ -13,7 +13,7 @@ import numpy as np
 from wnet_nb.cells.outlines import segment_instances
 from wnet_nb.config import Settings
 from wnet_nb.events import EpochEnd, Event, Started, StepEnd
-from wnet_nb.figures import plots
+from wnet_nb.figures import curves, overlay
 from wnet_nb.jobs.preflight import duration
 from wnet_nb.widgets.panel import Panel, message
 
@@ -100,7 +100,7 @@ class Monitor(Panel):
 
     def _curves_png(self) -> bytes:
         began = time.perf_counter()
-        figure = plots.plot_losses(
+        figure = curves.plot_losses(
             self.history,
             steps=self.steps,
             steps_per_epoch=self._started.steps_per_epoch if self._started else 1,
@@ -108,7 +108,7 @@ class Monitor(Panel):
             changes=list(self.changes),
             log=self.logarithmic.value,
         )
-        png = plots.figure_png(figure)
+        png = curves.figure_png(figure)
         self._drawn = time.perf_counter()
         self._cost = self._drawn - began
         return png
@@ -124,8 +124,8 @@ class Monitor(Panel):
         except ValueError:  # no class looks like cells yet
             pass
         title = f"preview patch after epoch {event.epoch}"
-        figure = plots.plot_preview(preview, voxel_size_um=size, title=title, cells=cells)
-        return plots.figure_png(figure)
+        figure = overlay.plot_preview(preview, voxel_size_um=size, title=title, cells=cells)
+        return curves.figure_png(figure)
 
     def show(self, event: Event, pictures: Mapping[str, bytes]) -> None:
         """Show an event and its pictures."""

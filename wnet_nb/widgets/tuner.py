@@ -12,7 +12,7 @@ import numpy as np
 from wnet_nb.cells.outlines import segment_instances
 from wnet_nb.cells.size import CellSize, estimate_cell_radius
 from wnet_nb.data import Prepared
-from wnet_nb.figures import charts, plots
+from wnet_nb.figures import curves
 from wnet_nb.files.volumes import Volume
 from wnet_nb.inference import predict_volume
 from wnet_nb.jobs.prepare import prepare_volume
@@ -128,7 +128,7 @@ class CellTuner(Panel):
         radius = cells.cell_size.radius_um
         share = self.controls["minimum_size"].value
         smallest = share * 4 / 3 * np.pi * radius**3
-        self.sizes.value = plots.figure_png(charts.plot_sizes(volumes, smallest))
+        self.sizes.value = curves.figure_png(curves.plot_sizes(volumes, smallest))
         edges = " × ".join(str(n) for n in self._image.shape)
         self.count.value = f"<b>{cells.count} cells</b> in a crop of {edges} voxels"
 

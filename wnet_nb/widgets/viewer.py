@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import ipywidgets as widgets
 import numpy as np
 
-from wnet_nb.figures import pictures, planes
+from wnet_nb.figures import planes
 from wnet_nb.widgets.panel import Panel
 
 WIDTH = "520px"  # of the planes at most; beside the controls also on a narrow screen
@@ -126,7 +126,7 @@ class Viewer(Panel):
     def _draw(self, _: object = None) -> None:
         point = self.point
         self._for_overlays.layout.display = "" if self.overlays else "none"
-        self.picture.value = pictures.planes_png(
+        self.picture.value = planes.planes_png(
             self.image,
             point,
             self._layout,
