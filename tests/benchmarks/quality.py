@@ -19,8 +19,9 @@ from wnet_nb import config
 from wnet_nb.cells.outlines import segment_instances
 from wnet_nb.cells.scores import match_instances, match_points
 from wnet_nb.data import prepare
+from wnet_nb.files.tables import read_points
 from wnet_nb.files.volumes import read_volume
-from wnet_nb.files.writing import read_points, write_volume
+from wnet_nb.files.writing import write_volume
 from wnet_nb.inference import predict_volume
 from wnet_nb.jobs import segment as prediction
 from wnet_nb.jobs import train as pipeline

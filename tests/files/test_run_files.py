@@ -40,5 +40,7 @@ def test_validation_is_read_where_it_is(tmp_path):
     (tmp_path / "validation.csv").write_text("epoch,dice\n1,0.5\n2,0.75\n")
     assert run_files.read_validation(tmp_path) == [(1, 0.5), (2, 0.75)]
     (tmp_path / "validation.csv").write_text("epoch;dice\n1;0,5\n")
+    assert run_files.read_validation(tmp_path) == [(1, 0.5)]
+    (tmp_path / "validation.csv").write_text("epoch,F1\n1,0.5\n")
     with pytest.raises(UserError, match=r"validation\.csv"):
         run_files.read_validation(tmp_path)

@@ -11,12 +11,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from wnet_nb.errors import UserError
+from wnet_nb.files.tables import write_table
 from wnet_nb.files.volumes import read_volume
 from wnet_nb.files.writing import (
     CLASSIC_TIFF_LIMIT,
     choose_format,
-    read_points,
-    write_table,
+    label_colours,
+    write_crop,
+    write_labels,
     write_volume,
 )
 from wnet_nb.whole_file import new_file, sha256
@@ -82,6 +84,38 @@ def test_labels_become_much_smaller_when_compressed(tmp_path):
     labels[5:15, 20:60, 20:60] = 7
     path = write_volume(tmp_path / "a.tif", labels, voxel_size_um=SIZE)
     assert path.stat().st_size < labels.nbytes / 20
+
+
+@pytest.mark.parametrize(("largest", "dtype"), [(7, "uint16"), (70_000, "uint32"), (0, "uint16")])
+def test_labels_have_colours_and_a_display_range_for_fiji(tmp_path, largest, dtype):
+    labels = np.zeros((4, 6, 8), np.int64)
+    labels[1, 2, 3] = largest
+    write_labels(tmp_path / "a.tif", labels, voxel_size_um=SIZE)
+    volume = read_volume(tmp_path / "a.tif")
+    assert volume.array.dtype == dtype and volume.voxel_size_um == SIZE
+    np.testing.assert_array_equal(volume.array, labels)
+    with tifffile.TiffFile(tmp_path / "a.tif") as tif:
+        stated = tif.imagej_metadata
+        assert (stated["min"], stated["max"]) == (0, max(1, largest))
+        assert stated["Ranges"] == (0, max(1, largest))
+        np.testing.assert_array_equal(stated["LUTs"], label_colours())
+
+
+def test_the_background_is_black_and_neighbouring_labels_differ_in_colour():
+    colours = label_colours().T.astype(int)
+    assert colours.shape == (256, 3) and not colours[0].any()
+    assert len({tuple(colour) for colour in colours}) == 256
+    assert np.abs(np.diff(colours, axis=0)).sum(1).min() > 100
+
+
+def test_a_crop_keeps_values_and_voxel_size(tmp_path):
+    write_volume(tmp_path / "a.tif", STACK.astype("uint16"), voxel_size_um=SIZE)
+    volume = read_volume(tmp_path / "a.tif")
+    crop = read_volume(write_crop(tmp_path / "b.tif", volume, (-2, 1, 2), (5, 4, 99)))
+    np.testing.assert_array_equal(crop.array, STACK[:5, 1:4, 2:])
+    assert (crop.voxel_size_um, crop.voxel_size_source) == (SIZE, "metadata")
+    with pytest.raises(UserError, match="filled array"):
+        write_crop(tmp_path / "c.tif", volume, (3, 3, 3), (3, 4, 4))
 
 
 @pytest.mark.parametrize(
@@ -166,71 +200,6 @@ def test_missing_folders_are_made(tmp_path):
     assert [file.name for file in path.parent.iterdir()] == ["labels.tif"]
 
 
-def test_a_table_is_plain_csv(tmp_path):
-    columns = {
-        "label": np.array([1, 2], "uint16"),
-        "volume_um3": [0.5, np.float32(0.1)],
-        "remark": ["a, b", None],
-        "z": np.array([np.nan, 1.25]),
-    }
-    write_table(tmp_path / "a.csv", columns)
-    assert (tmp_path / "a.csv").read_bytes() == (
-        b'label,volume_um3,remark,z\n1,0.5,"a, b",\n2,0.1,,1.25\n'
-    )
-
-
-def test_columns_of_different_length_are_refused(tmp_path):
-    with pytest.raises(UserError, match="differ in length"):
-        write_table(tmp_path / "a.csv", {"a": [1, 2], "b": [1]})
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "z,y,x,cell\n1,2,3,a\n4,5.5,6,b\n",
-        "cell, X ,y,Z\na,3,2,1\nb,6,5.5,4\n",
-        "\ufeffz;y;x\r\n1;2;3\r\n\r\n4;5.5;6\r\n",
-        "index,axis-0,axis-1,axis-2\n0,1,2,3\n1,4,5.5,6\n",
-    ],
-)
-def test_points_are_z_y_x_whatever_the_order_of_the_columns(tmp_path, text):
-    (tmp_path / "a.csv").write_text(text, encoding="utf-8", newline="")
-    np.testing.assert_array_equal(read_points(tmp_path / "a.csv"), [[1, 2, 3], [4, 5.5, 6]])
-
-
-def test_a_written_table_of_points_is_read_again(tmp_path):
-    write_table(tmp_path / "a.csv", {"x": [3.0], "y": [2.0], "z": [1.0]})
-    np.testing.assert_array_equal(read_points(tmp_path / "a.csv"), [[1, 2, 3]])
-
-
-def test_no_points_are_an_empty_array(tmp_path):
-    (tmp_path / "a.csv").write_text("z,y,x\n")
-    assert read_points(tmp_path / "a.csv").shape == (0, 3)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "no columns z, y and x"),
-        ("a,b,c\n1,2,3\n", "no columns z, y and x"),
-        ("z,y,x\n1,2,3\n1,,3\n", "line 3 of 'a.csv'"),
-        ("z,y,x\n1,2\n", "line 2 of 'a.csv'"),
-        ("z,y,x\n1,nan,3\n", "line 2 of 'a.csv'"),
-    ],
-)
-def test_a_table_without_points_says_where(tmp_path, text, message):
-    (tmp_path / "a.csv").write_text(text)
-    with pytest.raises(UserError, match=message):
-        read_points(tmp_path / "a.csv")
-
-
-def test_missing_files_are_refused_by_name(tmp_path):
-    for read in (read_points, sha256):
-        with pytest.raises(UserError, match=r"missing' cannot be read"):
-            read(tmp_path / "missing")
-
-
 def test_the_hash_is_the_sha256_of_the_content(tmp_path):
     (tmp_path / "a").write_bytes(b"abc" * 10**6)
     assert sha256(tmp_path / "a") == hashlib.sha256(b"abc" * 10**6).hexdigest()
@@ -274,15 +243,3 @@ def test_what_is_no_volume_is_refused_and_leaves_nothing(tmp_path, array):
         assert sorted(tmp_path.iterdir()) == before
     else:
         assert path.exists() and array.ndim == 3
-
-
-@given(text=st.text(max_size=200))
-@settings(ANYWHERE, max_examples=100)
-def test_any_text_is_points_or_one_sentence(tmp_path, text):
-    (tmp_path / "a.csv").write_text("z,y,x\n" + text, encoding="utf-8")
-    try:
-        points = read_points(tmp_path / "a.csv")
-    except UserError as error:
-        assert "'a.csv'" in str(error) and "\n" not in str(error)
-    else:
-        assert points.shape[1] == 3 and np.isfinite(points).all()

@@ -25,20 +25,13 @@ def unpack(
     archive: Path,
     folder: Path,
     *,
-    only: str | None = None,
     largest_bytes: int = LARGEST_BYTES,
     most_files: int = MOST_FILES,
 ) -> list[Path]:
-    """Unpack a zip, tar or tar.gz into a new folder and return its files.
+    """Unpack a zip, tar or tar.gz (its content decides) into a new folder; return its files.
 
-    What kind the archive is, its content says and not its name. The folder appears when everything
-    is in it. What macOS adds is left aside. With `only`, files of that name are taken and
-    everything else is left aside.
-
-    Raises
-    ------
-    UserError
-        If the archive is damaged, hostile or holds more than is allowed; nothing of it is kept.
+    The folder appears when everything is in it; what macOS adds is left aside. UserError if the
+    archive is damaged, hostile or holds more than is allowed; nothing of it is kept then.
     """
     if folder.exists():
         raise UserError(f"'{folder}' exists; nothing is unpacked over it")
@@ -56,7 +49,7 @@ def unpack(
                     raise UserError(f"{what} unpacks to more than {largest_bytes} bytes")
                 if number >= most_files:
                     raise UserError(f"{what} holds more than {most_files} files")
-                if _is_of_macos(path) or (only and path.name != only):
+                if "__MACOSX" in path.parts or path.name.startswith("._"):
                     continue
                 _check_member(what, path, kind, spellings)
                 if kind == "file":
@@ -72,10 +65,6 @@ def unpack(
             ) from None
         inside.rename(folder)
     return [folder / name for name in names]
-
-
-def _is_of_macos(path: PureWindowsPath) -> bool:
-    return "__MACOSX" in path.parts or path.name.startswith("._") or path.name == ".DS_Store"
 
 
 def _check_member(what: str, path: PureWindowsPath, kind: str, spellings: dict[str, str]) -> None:

@@ -5,7 +5,7 @@ Axes are tifffile's letters: T, Z, C, Y, X, S for colours, Q and I for an unname
 """
 
 import math
-import operator
+import re
 from collections.abc import Sequence
 from xml.etree import ElementTree
 
@@ -17,11 +17,12 @@ from wnet_nb.errors import UserError
 VoxelSize = tuple[float, float, float]
 Sizes = tuple[float | None, float | None, float | None]  # None = not stated
 
-UM_PER_UNIT = (
-    {"m": 1e6, "cm": 1e4, "mm": 1e3, "um": 1.0, "nm": 1e-3, "pm": 1e-6, "å": 1e-4, "in": 25400.0}
-    | {"meter": 1e6, "millimeter": 1e3, "micrometer": 1.0, "micron": 1.0, "nanometer": 1e-3}
-    | {"angstrom": 1e-4, "inch": 25400.0}
-)
+UM_PER_UNIT = {
+    **{"m": 1e6, "cm": 1e4, "mm": 1e3, "um": 1.0, "nm": 1e-3, "pm": 1e-6, "å": 1e-4, "in": 25400.0},
+    **{"meter": 1e6, "millimeter": 1e3, "micrometer": 1.0, "micron": 1.0, "nanometer": 1e-3},
+    **{"angstrom": 1e-4, "inch": 25400.0},
+}
+NOUNS = {"C": ("channel", "channel"), "T": ("time", "time point")}  # option, and what it chooses
 
 
 def select_volume(
@@ -42,11 +43,13 @@ def select_volume(
     choices = {"C": channel, "T": time}
     for axis in choices.keys() - set(axes):
         _choose(name, axis, 1, choices[axis])
-    index = tuple(
-        slice(None) if axis in "ZYX" else _choose(name, axis, size, choices.get(axis))
-        for axis, size in zip(axes, shape, strict=True)
-    )
-    return index, "".join(axis for axis in axes if axis in "ZYX")
+    index = []
+    for axis, size in zip(axes, shape, strict=True):
+        if axis in "ZYX":
+            index.append(slice(None))
+        else:
+            index.append(_choose(name, axis, size, choices[axis]) if axis in choices else 0)
+    return tuple(index), "".join(axis for axis in axes if axis in "ZYX")
 
 
 def _name_axes(name: str, axes: str, shape: tuple[int, ...]) -> str:
@@ -55,11 +58,9 @@ def _name_axes(name: str, axes: str, shape: tuple[int, ...]) -> str:
     A single unnamed axis (tifffile's Q or I) is z. Axes of length 1 carry no information and
     become "_", apart from Y, X, C and T.
     """
-    axes = "".join(
-        axis if size > 1 or axis in "YXCT" else "_" for axis, size in zip(axes, shape, strict=True)
-    )
-    long = [(axis, size) for axis, size in zip(axes, shape, strict=True) if size > 1]
-    several = [axis for axis, _ in long if axis not in "YX"]
+    sizes = list(zip(axes, shape, strict=True))
+    axes = "".join(axis if size > 1 or axis in "YXCT" else "_" for axis, size in sizes)
+    several = [axis for axis, size in sizes if size > 1 and axis not in "YX"]
     if several in (["Q"], ["I"]):
         return axes.replace(several[0], "Z")
     if not several:
@@ -74,36 +75,31 @@ def _name_axes(name: str, axes: str, shape: tuple[int, ...]) -> str:
             "Fiji with the right order (Image > Hyperstacks > Stack to Hyperstack)"
         )
     if "Z" not in several:
-        kinds = {"C": "channels", "T": "time points"}
-        stated = " and ".join(f"{size} {kinds[axis]}" for axis, size in long if axis in kinds)
+        stated = [f"{size} {NOUNS[axis][1]}s" for axis, size in sizes if axis in several]
         raise UserError(
-            f"'{name}' has {stated} but no z: 2D images, not a volume; if they are z slices, set "
-            "Slices (z) to their number and the rest to 1 in Fiji (Image > Properties) and save"
+            f"'{name}' has {' and '.join(stated)} but no z: 2D images, not a volume; if they are z "
+            "slices, set Slices (z) to their number and the rest to 1 in Fiji (Image > Properties) "
+            "and save"
         )
     return axes
 
 
 def _choose(name: str, axis: str, size: int, choice: int | None) -> int:
-    """Give the position to take on an axis, from 0."""
-    option, noun = {"C": ("channel", "channel"), "T": ("time", "time point")}.get(axis, ("", ""))
-    plural = noun if size == 1 else noun + "s"
-    if choice is None:
-        if size > 1:
-            raise UserError(
-                f"'{name}' has {size} {plural}; choose one with {option}=0..{size - 1} "
-                f"(command line: --set {option}=0)"
-            )
-        return 0
-    try:
-        position = operator.index(choice)
-    except TypeError:
-        position = -1
-    if not 0 <= position < size:
+    """Give the position to take on the axis C or T, from 0."""
+    option, noun = NOUNS[axis]
+    has = f"{size} {noun}" + "s" * (size > 1)
+    if choice is None and size > 1:
         raise UserError(
-            f"{option} {choice!r} does not exist in '{name}', which has {size} {plural}; "
-            + (f"choose {option}=0..{size - 1}" if size > 1 else f"leave {option} unset")
+            f"'{name}' has {has}; choose one with {option}=0..{size - 1} "
+            f"(command line: --set {option}=0)"
         )
-    return position
+    position = 0 if choice is None else choice
+    if not isinstance(position, int | np.integer) or not 0 <= position < size:
+        way_out = f"choose {option}=0..{size - 1}" if size > 1 else f"leave {option} unset"
+        raise UserError(
+            f"{option} {choice!r} does not exist in '{name}', which has {has}; {way_out}"
+        )
+    return int(position)
 
 
 def stated_voxel_size(tif: TiffFile, image: TiffPageSeries) -> tuple[Sizes, str]:
@@ -122,14 +118,9 @@ def stated_voxel_size(tif: TiffFile, image: TiffPageSeries) -> tuple[Sizes, str]
 def _ome_voxel_size(xml: str, place: int) -> Sizes:
     """Read PhysicalSizeZ, Y, X of one image; the unit is µm where none is stated (OME schema)."""
     images = [one for one in ElementTree.fromstring(xml).iter() if one.tag.endswith("}Pixels")]
-    if not images:
-        return (None, None, None)
-    stated = images[min(place, len(images) - 1)].attrib
-    z, y, x = (
-        _to_um(stated.get(f"PhysicalSize{axis}"), stated.get(f"PhysicalSize{axis}Unit", "um"))
-        for axis in "ZYX"
-    )
-    return z, y, x
+    stated = images[min(place, len(images) - 1)].attrib if images else {}
+    names = [f"PhysicalSize{axis}" for axis in "ZYX"]
+    return tuple(_to_um(stated.get(name), stated.get(f"{name}Unit", "um")) for name in names)
 
 
 def _imagej_voxel_size(tif: TiffFile) -> tuple[Sizes, str]:
@@ -157,8 +148,7 @@ def _to_um(value: object, unit: object) -> float | None:
 
     To six digits, as resolution tags are fractions: 0.127 comes back as 0.12700000003.
     """
-    name = str(unit).strip().lower().replace("\\u00b5", "u").replace("µ", "u").replace("μ", "u")
-    name = name.replace("metre", "meter")
+    name = re.sub("\\\\u00b5|µ|μ", "u", str(unit).strip().lower()).replace("metre", "meter")
     factor = UM_PER_UNIT.get(name, UM_PER_UNIT.get(name.removesuffix("s")))
     try:
         length = float(value) * factor
@@ -172,10 +162,9 @@ def settle_voxel_size(
 ) -> tuple[VoxelSize, str, tuple[str, ...]]:
     """Choose between the user's option, the metadata of the file `name`, and an assumption.
 
-    Where the file states a part, y and x stand in for each other, and for z, and z for both: a
-    size of the right magnitude is closer than 1 µm. The source is then "assumed" all the same.
-    Returned are the size, its source ("option", "metadata" or "assumed"), and remarks that say
-    what was assumed or which statement of the file was replaced.
+    Where the file states a part, y and x stand in for each other and for z, and z for both: a size
+    of the right magnitude is closer than 1 µm. Returned are the size, its source ("option",
+    "metadata" or "assumed"), and remarks that say what was assumed or replaced.
     """
     known = [size for size in stated if size is not None]
     if option is not None:

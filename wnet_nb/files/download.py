@@ -51,28 +51,21 @@ def download(
     largest_bytes: int = LARGEST_BYTES,
     progress: Progress | None = None,
 ) -> Path:
-    """Fetch a file from a web address, a shared Drive link or a Drive id.
+    """Fetch a file from an https address, a shared Drive link or a Drive id to the new `target`.
 
     What breaks off is tried again, and goes on where it broke off if the server can do that.
 
     Parameters
     ----------
     source : str
-        https address; Drive links go through gdown, as Drive asks questions in between. With
-        ``#sha256=`` and 64 hexadecimal digits at its end, the file must hash to them.
-    target : Path
-        The new file; it appears when it is whole.
+        With ``#sha256=`` and 64 hexadecimal digits at its end, the file must hash to them.
     kinds : sequence of str
-        What it may be, of `kind_of`; any but a web page if empty.
-    largest_bytes : int
-        More is refused.
-    progress : callable, optional
-        See `Progress`.
+        What the file may be, of `kind_of`; any but a web page if empty.
 
     Raises
     ------
     UserError
-        If it cannot be had or is something else; nothing is kept then.
+        If it cannot be had, is something else or larger; nothing is kept then.
     """
     source, _, expected = source.strip().partition("#sha256=")
     drive_id = _drive_id(source)

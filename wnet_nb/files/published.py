@@ -23,21 +23,11 @@ LARGEST_BYTES = 2**30  # of the archive, and of everything in it; the network ha
 def fetch_published(
     *, url: str = PUBLISHED_URL, folder: Path | None = None, progress: Progress | None = None
 ) -> Path:
-    """Return the published weights, downloaded if they are not in the cache as they were received.
+    """Return the path of the weights, downloaded if they are not in the cache as first received.
 
-    Parameters
-    ----------
-    url : str
-        Address of a ``.tar.gz`` that holds ``wnet_latest.pth``, which is returned.
-    folder : Path, optional
-        Where to keep them; pooch's folder for us in the cache of this computer if not given.
-    progress : callable, optional
-        See `download.Progress`.
-
-    Raises
-    ------
-    UserError
-        If the download fails, is no such archive, or holds anything but such weights; says why.
+    `url` leads to a ``.tar.gz`` that holds ``wnet_latest.pth``; `folder` is where to keep it, by
+    default pooch's folder for us in the cache of this computer. UserError if the download fails, is
+    no such archive, or holds anything but such weights; says why.
     """
     import pooch
 
@@ -69,8 +59,8 @@ def _receive(url: str, weights: Path, progress: Progress | None) -> None:
     with tempfile.TemporaryDirectory(dir=weights.parent, prefix=".download-") as scratch:
         archive = Path(scratch) / "archive.tar.gz"
         download(url, archive, kinds=("gzip",), largest_bytes=LARGEST_BYTES, progress=progress)
-        limits = {"only": PUBLISHED_FILE, "largest_bytes": LARGEST_BYTES}
-        found = unpack(archive, Path(scratch) / "content", **limits)
+        files = unpack(archive, Path(scratch) / "content", largest_bytes=LARGEST_BYTES)
+        found = [file for file in files if file.name == PUBLISHED_FILE]
         if len(found) != 1:
             raise UserError(f"the archive holds no {PUBLISHED_FILE}, or more than one")
         load_cellseg3d_weights(found[0])

@@ -5,9 +5,9 @@ It appears under its name when everything is in it, and never replaces an older 
 
 from __future__ import annotations
 
-import csv
 import itertools
 import json
+import math
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,8 +20,9 @@ import numpy as np
 
 from wnet_nb.errors import UserError
 from wnet_nb.files.run_files import ALL_CELLS, ALL_VOLUMES, PREDICTIONS
+from wnet_nb.files.tables import read_table, to_number, write_table
 from wnet_nb.files.volumes import read_volume
-from wnet_nb.files.writing import write_table, write_volume
+from wnet_nb.files.writing import write_labels, write_volume
 from wnet_nb.whole_file import write_whole
 
 LABELS = "labels.tif"
@@ -36,16 +37,7 @@ SCORES_PICTURE = "scores.png"
 
 
 class Result:
-    """The cells of one volume, as they lie in a folder ``predictions/NAME``.
-
-    Parameters
-    ----------
-    folder : str or Path
-
-    Attributes
-    ----------
-    folder : Path
-    """
+    """The cells of one volume, as they lie in a folder ``predictions/NAME``."""
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
@@ -76,12 +68,8 @@ class Result:
     def write_new(cls, parent: str | Path, name: str) -> Iterator[Result]:
         """Yield a result in a hidden folder, to be filled; it gets a free name when all went well.
 
-        Parameters
-        ----------
-        parent : str or Path
-            Folder of results; made if it is not there.
-        name : str
-            Of the volume. Where a result has it already, the new one becomes NAME-2, NAME-3.
+        `parent`, the folder of results, is made if needed. `name` is the volume's; where a result
+        has it already, the new one becomes NAME-2, NAME-3.
         """
         parent, name = Path(parent), name.lstrip(".") or "volume"  # never hidden, never a parent
         parent.mkdir(parents=True, exist_ok=True)
@@ -142,44 +130,25 @@ class Result:
         return _read_json(file, needed=("scores", "truth")) if file.exists() else None
 
     def cells(self) -> list[dict[str, Any]]:
-        """Return the rows of cells.csv, one per cell: numbers as float, yes and no as bool.
+        """Return the rows of cells.csv: numbers as float, yes and no as bool, nothing as NaN.
 
-        A table that a spreadsheet program has saved again, with semicolons or tabs and decimal
-        commas, is read as well. An empty field is NaN.
-
-        Raises
-        ------
-        UserError
-            If the file is missing, or a field holds something else; says where.
+        UserError if the file is missing, or a cell holds something else; says where.
         """
         path = self.folder / CELLS
-        try:
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(
-                f"'{path}' cannot be read ({error}); segment the volume again"
-            ) from None
-        heading = lines[0] if lines else ""
-        separator = max(",;\t", key=heading.count)
-        rows = list(csv.reader(lines, delimiter=separator))
-        names = [name.strip() for name in rows[0]] if rows else []
+        names, rows = read_table(path)
         if "label" not in names:
             raise UserError(f"'{path}' has no column 'label'; segment the volume again")
-        return [
-            _read_row(path, number, names, row)
-            for number, row in enumerate(rows[1:], start=2)
-            if any(field.strip() for field in row)
-        ]
+        return [_values(row, f"line {line} of '{path}'") for line, row in rows]
 
     # ------------------------------------------------------------------ writing
 
     def write_labels(self, labels: np.ndarray, voxel_size_um: Sequence[float]) -> None:
         """Write labels.tif from integer labels (Z, Y, X)."""
-        _write_labels(self.folder / LABELS, labels, voxel_size_um)
+        write_labels(self.folder / LABELS, labels, voxel_size_um=voxel_size_um)
 
     def write_baseline_labels(self, labels: np.ndarray, voxel_size_um: Sequence[float]) -> None:
         """Write baseline_labels.tif from integer labels (Z, Y, X)."""
-        _write_labels(self.folder / BASELINE_LABELS, labels, voxel_size_um)
+        write_labels(self.folder / BASELINE_LABELS, labels, voxel_size_um=voxel_size_um)
 
     def write_foreground(self, foreground: np.ndarray, voxel_size_um: Sequence[float]) -> None:
         """Write foreground.tif from probabilities (Z, Y, X) float32 in 0-1."""
@@ -221,11 +190,6 @@ def _move_to_free_name(folder: Path, parent: Path, name: str) -> Path:
                 raise
 
 
-def _write_labels(path: Path, labels: np.ndarray, voxel_size_um: Sequence[float]) -> None:
-    dtype = np.uint16 if labels.max(initial=0) <= np.iinfo(np.uint16).max else np.uint32
-    write_volume(path, labels.astype(dtype), voxel_size_um=voxel_size_um)
-
-
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     words = json.dumps(content, indent=2, ensure_ascii=False)
     write_whole(path, lambda part: part.write_text(words, encoding="utf-8"))
@@ -242,24 +206,9 @@ def _read_json(path: Path, needed: Sequence[str]) -> dict[str, Any]:
     return content
 
 
-def _read_row(path: Path, number: int, names: list[str], row: list[str]) -> dict[str, Any]:
-    if len(row) < len(names):
-        raise UserError(f"line {number} of '{path}' is cut short; segment the volume again")
+def _values(row: Mapping[str, str], where: str) -> dict[str, Any]:
+    said = {"yes": True, "no": False, "": math.nan}
     return {
-        name: _read_field(field.strip(), f"'{name}' in line {number} of '{path}'")
-        for name, field in zip(names, row, strict=False)
+        name: said[text] if text in said else to_number(text, f"'{name}' in {where}")
+        for name, text in row.items()
     }
-
-
-def _read_field(field: str, where: str) -> float | bool:
-    if field in ("yes", "no"):
-        return field == "yes"
-    if not field:
-        return float("nan")
-    try:
-        return float(field.replace(",", "."))
-    except ValueError:
-        raise UserError(
-            f"{where} is '{field}' and no number; save the table as plain CSV, or segment the "
-            "volume again"
-        ) from None

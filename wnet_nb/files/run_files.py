@@ -5,13 +5,13 @@ The network itself (weights, full states) is `checkpoint`'s; a folder of results
 
 from __future__ import annotations
 
-import csv
 import json
 from pathlib import Path
 from typing import Any
 
 from wnet_nb.config import from_mapping
 from wnet_nb.errors import UserError
+from wnet_nb.files.tables import read_table, to_number
 
 SETTINGS = "settings.json"
 HISTORY = "history.csv"
@@ -43,13 +43,7 @@ def is_run(folder: str | Path) -> bool:
 
 
 def read_record(run: str | Path) -> dict[str, Any]:
-    """Return the content of a run's ``settings.json``; its options are checked.
-
-    Raises
-    ------
-    UserError
-        If it is missing or cannot be read.
-    """
+    """Return the content of ``settings.json``, its options checked; UserError if it has none."""
     path = Path(run) / SETTINGS
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
@@ -62,44 +56,34 @@ def read_record(run: str | Path) -> dict[str, Any]:
 
 
 def read_history(run: str | Path) -> list[dict[str, Any]]:
-    """Return the rows of a run's ``history.csv``, numbers as numbers.
-
-    Raises
-    ------
-    UserError
-        If it is missing or not a history.
-    """
+    """Return the rows of ``history.csv``, numbers as numbers; UserError if it is no history."""
     path = Path(run) / HISTORY
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            table = csv.DictReader(file)
-            rows = list(table)
-        if missing := set(HISTORY_COLUMNS) - set(table.fieldnames or ()):
-            raise ValueError(f"it has no column {min(missing)}")
-        return [{name: _value(name, text) for name, text in row.items()} for row in rows]
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"'{path}' is not a readable history: {error}") from None
-
-
-def _value(name: str, text: str) -> Any:
-    if name in WORDS:
-        return text
-    return int(text) if name in WHOLE_NUMBERS else float(text)
+    names, rows = read_table(path)
+    if missing := set(HISTORY_COLUMNS) - set(names):
+        raise UserError(f"'{path}' is no history: it has no column {min(missing)}")
+    return [
+        {name: _value(name, text, f"line {line} of '{path}'") for name, text in row.items()}
+        for line, row in rows
+    ]
 
 
 def read_validation(run: str | Path) -> list[tuple[int, float]]:
-    """Return (epoch, Dice) of a run's ``validation.csv``; nothing where there were no labels.
+    """Return (epoch, Dice) of ``validation.csv``, nothing where there were no labels.
 
-    Raises
-    ------
-    UserError
-        If the file is there and cannot be read.
+    UserError if it is there and cannot be read.
     """
     path = Path(run) / VALIDATION
-    if not path.exists():
-        return []
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            return [(int(row["epoch"]), float(row["dice"])) for row in csv.DictReader(file)]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"'{path}' cannot be read ({error}); move it away") from None
+    names, rows = read_table(path) if path.exists() else (["epoch", "dice"], [])
+    if names != ["epoch", "dice"]:
+        raise UserError(f"'{path}' has no columns epoch and dice; move it away")
+    return [
+        tuple(_value(name, row[name], f"line {line} of '{path}'") for name in names)
+        for line, row in rows
+    ]
+
+
+def _value(name: str, text: str, where: str) -> Any:
+    if name in WORDS:
+        return text
+    number = to_number(text, f"'{name}' in {where}")
+    return int(number) if name in WHOLE_NUMBERS else number

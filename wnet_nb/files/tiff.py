@@ -23,15 +23,11 @@ NEEDED_TAGS = frozenset({270, 273, 279, 282, 283, 324, 325})
 
 @contextlib.contextmanager
 def open_image(path: Path) -> Iterator[tuple[TiffFile, TiffPageSeries]]:
-    """Open a TIFF quietly and give its one image; all that goes wrong becomes one sentence.
+    """Open a TIFF quietly and give it with its one image; what goes wrong becomes one sentence.
 
-    Yields
-    ------
-    TiffFile
-        Closed on leaving. Pages that a Python loop wrote one by one count as one image.
-    TiffPageSeries
-        The only image, or the only one that is not a plain 2D picture (a label, a thumbnail);
-        complete, greyscale and real.
+    The image is the only one, or the only one that is not a plain 2D picture (a label, a
+    thumbnail); it is complete, greyscale and real. Pages that a Python loop wrote one by one count
+    as one image.
 
     Raises
     ------
@@ -39,34 +35,40 @@ def open_image(path: Path) -> Iterator[tuple[TiffFile, TiffPageSeries]]:
         The file is missing, a folder, not a TIFF, damaged, incomplete, too large for the memory,
         in a compression that needs the package imagecodecs, or holds something else.
     """
-    try:
+    with _errors_in_words(path), contextlib.ExitStack() as stack:
         if path.is_dir():
             raise UserError(f"'{path}' is a folder; give one TIFF file in it")
-        with contextlib.ExitStack() as stack:
-            silence = logging.Filter("nothing")  # what matters of the records becomes an error
-            logging.getLogger("tifffile").addFilter(silence)
-            stack.callback(logging.getLogger("tifffile").removeFilter, silence)
-            tif = stack.enter_context(TiffFile(path))
-            if len(tif.pages) == 0:
-                raise UserError(f"'{path.name}' holds no image; copy or export it again")
-            if len(tif.series) > 1 and all(s.kind == "shaped" and s.ndim == 2 for s in tif.series):
-                tif = stack.enter_context(TiffFile(path, is_shaped=False))
-            _check_page_list(tif)
-            image = _only_image(tif)
-            _check_planes(tif, image)
-            _check_values(path.name, image)
-            yield tif, image
+        silence = logging.Filter("nothing")  # what matters of the records becomes an error
+        logging.getLogger("tifffile").addFilter(silence)
+        stack.callback(logging.getLogger("tifffile").removeFilter, silence)
+        tif = stack.enter_context(TiffFile(path))
+        if len(tif.pages) == 0:
+            raise UserError(f"'{path.name}' holds no image; copy or export it again")
+        if len(tif.series) > 1 and all(s.kind == "shaped" and s.ndim == 2 for s in tif.series):
+            tif = stack.enter_context(TiffFile(path, is_shaped=False))
+        _check_page_list(tif)
+        image = _only_image(tif)
+        _check_planes(tif, image)
+        _check_values(path.name, image)
+        yield tif, image
+
+
+@contextlib.contextmanager
+def _errors_in_words(path: Path) -> Iterator[None]:
+    """Turn what stands in the way of reading a file into a `UserError`."""
+    try:
+        yield
     except UserError:
         raise
+    except FileNotFoundError as error:
+        raise UserError(f"'{path}' does not exist; check the path") from error
+    except PermissionError as error:
+        raise UserError(f"'{path.name}' may not be read by you; ask its owner") from error
     except MemoryError as error:
         raise UserError(
             f"'{path.name}' does not fit into the memory; save it uncompressed, then it is read "
             "from the disk piece by piece, or crop it"
         ) from error
-    except FileNotFoundError as error:
-        raise UserError(f"'{path}' does not exist; check the path") from error
-    except PermissionError as error:
-        raise UserError(f"'{path.name}' may not be read by you; ask its owner") from error
     except Exception as error:  # a damaged file makes tifffile raise almost any exception
         if "imagecodecs" in str(error):
             raise UserError(

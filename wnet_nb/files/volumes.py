@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,8 +25,7 @@ from wnet_nb.grid import check_voxel_size
 class Volume:
     """A 3D image (Z, Y, X) with its voxel size.
 
-    The array has the dtype of the file (byte order included: Fiji writes big-endian; ``astype``
-    makes it native). It is often a read-only memory map; do not write to it.
+    The array has dtype and byte order of the file, and is often a read-only memory map.
     """
 
     array: np.ndarray
@@ -48,32 +47,17 @@ class Volume:
 
 @dataclass(frozen=True)
 class FoundVolumes:
-    """TIFF files in natural order, and what was left aside; gives its paths one by one."""
+    """TIFF files in natural order, and all else in their folder, each with the reason."""
 
     paths: tuple[Path, ...]
-    skipped: tuple[tuple[Path, str], ...] = ()  # all else in the folder, each with the reason
-
-    def __iter__(self) -> Iterator[Path]:
-        return iter(self.paths)
+    skipped: tuple[tuple[Path, str], ...] = ()
 
 
 def find_volumes(path: str | Path) -> FoundVolumes:
-    """Find the TIFF files of a folder, or take the one file that is given.
+    """Find the TIFFs of a folder, without its subfolders, or take the one file that is given.
 
-    Parameters
-    ----------
-    path : str or Path
-        A file, taken whatever its name, or a folder, searched without its subfolders.
-
-    Returns
-    -------
-    FoundVolumes
-        Paths in natural order (t2 before t10); possibly none. Nothing is opened.
-
-    Raises
-    ------
-    UserError
-        The path does not exist.
+    Paths come in natural order (t2 before t10), possibly none; nothing is opened. UserError if the
+    path does not exist or may not be looked into.
     """
     path = Path(path)
     try:
@@ -96,15 +80,11 @@ def _natural_key(path: Path) -> list[str | int]:
 
 
 def _reason_to_skip(entry: Path) -> str:
-    if entry.name.startswith("._"):
-        return "macOS metadata, not an image"
     if entry.name.startswith("."):
-        return "hidden"
+        return "macOS metadata, not an image" if entry.name.startswith("._") else "hidden"
     if entry.is_dir():
         return "a subfolder; subfolders are not searched"
-    if entry.suffix.lower() not in (".tif", ".tiff"):
-        return "not a TIFF"
-    return ""
+    return "" if entry.suffix.lower() in (".tif", ".tiff") else "not a TIFF"
 
 
 def read_volume(
@@ -160,31 +140,16 @@ def read_volume(
 
 
 def read_slices(folder: str | Path, *, voxel_size_um: Sequence[float] | None = None) -> Volume:
-    """Read a folder of 2D TIFF slices as one volume, in natural order of their names.
+    """Read a folder of 2D greyscale TIFFs as one volume (Z, Y, X) in memory, in natural order.
 
-    Parameters
-    ----------
-    folder : str or Path
-        Holds one greyscale TIFF per slice; other files are left aside.
-    voxel_size_um : sequence of 3 float, optional
-        (z, y, x) in µm; replaces what the first slice states. A slice cannot state z.
-
-    Returns
-    -------
-    Volume
-        Array (Z, Y, X) in memory, in the slices' dtype.
-
-    Raises
-    ------
-    UserError
-        No folder, fewer than two slices, or a slice that is not 2D, cannot be read, or differs
-        in shape or dtype from the first.
+    `voxel_size_um` (z, y, x) replaces what the first slice states; a slice cannot state z.
+    UserError for fewer than two slices, or one that is not 2D, unreadable, or unlike the first.
     """
     folder = Path(folder)
     option = None if voxel_size_um is None else check_voxel_size(voxel_size_um)
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"'{folder}' is not a folder; give the folder that holds the slices")
     paths = find_volumes(folder).paths
+    if folder.is_file():
+        raise UserError(f"'{folder}' is not a folder; give the folder that holds the slices")
     if len(paths) < 2:
         raise UserError(
             f"'{folder}' holds {len(paths)} TIFF files; a volume needs at least 2 slices"
@@ -223,8 +188,7 @@ def describe(volume: Volume) -> str:
     >>> describe(Volume(np.zeros((2, 3, 4), "uint8"), (2.0, 0.5, 0.5), "option", Path("a.tif")))
     'a: 2 × 3 × 4 voxels (z, y, x), uint8, 2 × 0.5 × 0.5 µm (z, y, x) from option'
     """
-    size = " × ".join(str(length) for length in volume.shape)
+    shape = " × ".join(map(str, volume.shape))
     source = volume.voxel_size_source
-    origin = source if source == "assumed" else f"from {source}"
-    scale = f"{format_um(volume.voxel_size_um)} {origin}"
-    return f"{volume.name}: {size} voxels (z, y, x), {volume.array.dtype.name}, {scale}"
+    size = f"{format_um(volume.voxel_size_um)} {'' if source == 'assumed' else 'from '}{source}"
+    return f"{volume.name}: {shape} voxels (z, y, x), {volume.array.dtype.name}, {size}"

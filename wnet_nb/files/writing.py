@@ -1,17 +1,16 @@
-"""Write volumes and tables, and read points: new files only, complete or not there at all.
+"""Write volumes as TIFFs for Fiji and napari: new files only, complete or not there at all."""
 
-A file is written under a hidden name beside its place and gets its own name when it is complete.
-"""
-
-import csv
+import colorsys
 import math
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import tifffile
 
 from wnet_nb.errors import UserError
+from wnet_nb.files.volumes import Volume
 from wnet_nb.grid import check_voxel_size
 from wnet_nb.whole_file import new_file
 
@@ -50,6 +49,7 @@ def write_volume(
     *,
     voxel_size_um: Sequence[float],
     compress: bool = True,
+    largest_label: int | None = None,
 ) -> Path:
     """Write a volume as a TIFF that Fiji and napari show at the right scale.
 
@@ -68,6 +68,8 @@ def write_volume(
     compress : bool
         Without loss (zlib), readable everywhere. Measured: labels shrink to 1 or 2 %, smooth
         float32 to 60 % at a tenth of the speed. A file that is to be memory-mapped must not be.
+    largest_label : int, optional
+        Of labels: Fiji then shows 0 to this number, in colours that neighbours seldom share.
 
     Raises
     ------
@@ -84,9 +86,15 @@ def write_volume(
     stored = {"bool": np.dtype("uint8"), "float16": np.dtype("float32")}
     dtype = stored.get(array.dtype.name, array.dtype.newbyteorder("="))
     form = choose_format(dtype, dtype.itemsize * math.prod(array.shape))
+    extra = ()
     if form == "imagej":
         # tifffile's own ImageJ mode refuses uint32, which ImageJ reads; the text is the same.
-        description = tifffile.imagej_description(array.shape, axes="ZYX", spacing=z, unit="um")
+        stated = {"spacing": z, "unit": "um"}
+        if largest_label is not None:
+            stated |= {"min": 0, "max": largest_label}
+            shown = {"Ranges": [0.0, float(largest_label)], "LUTs": [label_colours()]}
+            extra = tifffile.tifffile.imagej_metadata_tag(shown, "<>"[sys.byteorder == "big"])
+        description = tifffile.imagej_description(array.shape, axes="ZYX", **stated)
         metadata = None
     else:
         description, metadata = None, {"axes": "ZYX"}
@@ -106,82 +114,30 @@ def write_volume(
             metadata=metadata,
             resolution=(1 / x, 1 / y),
             resolutionunit="NONE",
+            extratags=extra,
         )
     return path
 
 
-def write_table(path: str | Path, columns: Mapping[str, Sequence[object]]) -> Path:
-    """Write a table as CSV (comma, point, UTF-8, one header line).
+def write_labels(path: str | Path, labels: np.ndarray, *, voxel_size_um: Sequence[float]) -> Path:
+    """Write integer labels (Z, Y, X) as uint16, or uint32 if there are more; see `write_volume`."""
+    largest = int(labels.max(initial=0))
+    dtype = np.uint16 if largest <= np.iinfo(np.uint16).max else np.uint32
+    size = {"voxel_size_um": voxel_size_um}
+    return write_volume(path, labels.astype(dtype), **size, largest_label=max(1, largest))
 
-    Parameters
-    ----------
-    path : str or Path
-        The new file, which is also returned.
-    columns : mapping of str to sequence
-        Heading to values, all of one length. None and NaN become empty cells.
 
-    Raises
-    ------
-    UserError
-        The file exists, or the columns differ in length.
+def write_crop(path: str | Path, volume: Volume, start: Sequence[int], stop: Sequence[int]) -> Path:
+    """Write the box from `start` up to `stop` (z, y, x in voxels) of a volume, with its voxel size.
+
+    UserError if the box holds nothing of the volume; otherwise see `write_volume`.
     """
-    path = Path(path)
-    lengths = {name: len(values) for name, values in columns.items()}
-    if len(set(lengths.values())) > 1:
-        raise UserError(f"columns of '{path.name}' differ in length ({lengths}); make them equal")
-    with new_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns)
-        for row in zip(*columns.values(), strict=True):
-            # NaN is the one value that differs from itself; str() of numpy scalars is short.
-            writer.writerow("" if cell is None or cell != cell else str(cell) for cell in row)
-    return path
+    box = tuple(slice(max(0, low), high) for low, high in zip(start, stop, strict=True))
+    return write_volume(path, volume.array[box], voxel_size_um=volume.voxel_size_um)
 
 
-def read_points(path: str | Path) -> np.ndarray:
-    """Read points, such as the centres of cells, from a CSV.
-
-    Parameters
-    ----------
-    path : str or Path
-        A CSV with a heading; columns z, y and x in any order and case, or napari's axis-0,
-        axis-1 and axis-2; comma or semicolon between cells; other columns are left aside.
-
-    Returns
-    -------
-    np.ndarray
-        Shape (n, 3), float64, (z, y, x) in the file's unit, which is voxels as a rule.
-
-    Raises
-    ------
-    UserError
-        The file is missing, or has no such columns, or a cell is not a finite number.
-    """
-    path = Path(path)
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"'{path}' cannot be read as a table ({error}); give a CSV file") from error
-    heading = lines[0] if lines else ""
-    rows = list(csv.reader(lines, delimiter=";" if ";" in heading else ","))
-    names = [name.strip().lower() for name in rows[0]] if rows else []
-    wanted = ["z", "y", "x"] if {"z", "y", "x"} <= set(names) else ["axis-0", "axis-1", "axis-2"]
-    if not set(wanted) <= set(names):
-        raise UserError(
-            f"'{path.name}' has no columns z, y and x (its heading: {heading[:80]!r}); name them so"
-        )
-    columns = [names.index(name) for name in wanted]
-    points = []
-    for number, row in enumerate(rows[1:], start=2):
-        if not any(cell.strip() for cell in row):
-            continue
-        try:
-            point = [float(row[column]) for column in columns]
-        except (ValueError, IndexError):
-            point = [np.nan]
-        if not np.isfinite(point).all():
-            raise UserError(
-                f"line {number} of '{path.name}' has no numbers for z, y, x; correct or remove it"
-            )
-        points.append(point)
-    return np.array(points, dtype=np.float64).reshape(-1, 3)
+def label_colours() -> np.ndarray:
+    """Give 256 colours, (3, 256) uint8: black, then hues a golden section apart."""
+    colours = [(0.0, 0.0, 0.0)]
+    colours += [colorsys.hsv_to_rgb(n * 0.618034 % 1, 0.55 + 0.15 * (n % 4), 1) for n in range(255)]
+    return np.round(255 * np.array(colours)).astype(np.uint8).T

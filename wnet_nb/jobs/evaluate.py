@@ -22,8 +22,8 @@ from wnet_nb.errors import UserError
 from wnet_nb.figures import curves
 from wnet_nb.files.result import BASELINE_LABELS, LABELS, Result
 from wnet_nb.files.run_files import PREDICTIONS
+from wnet_nb.files.tables import read_points
 from wnet_nb.files.volumes import find_volumes
-from wnet_nb.files.writing import read_points
 from wnet_nb.jobs.truth import is_points, match_name, read_labels, says_truth
 
 
@@ -136,7 +136,7 @@ def _results(path: Path) -> dict[str, Path]:
     """Return the label images and points at a path, by their common name."""
     if path.is_dir() and (path / PREDICTIONS).is_dir():
         path = path / PREDICTIONS
-    files = list(find_volumes(path))
+    files = list(find_volumes(path).paths)
     if path.is_dir():
         files += sorted(path.glob("*.csv")) + sorted(path.glob(f"[!.]*/{LABELS}"))
         said = [file for file in files if says_truth(file)]

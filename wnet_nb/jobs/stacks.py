@@ -154,7 +154,7 @@ class Stack:
             return sha256(self.source)
         digest = hashlib.sha256()
         if self.source.is_dir():
-            for path in find_volumes(self.source):
+            for path in find_volumes(self.source).paths:
                 digest.update(f"{path.name} {sha256(path)}\n".encode())
         else:
             for plane in self.array:
@@ -308,7 +308,7 @@ def read_stacks(
     stores = Store(0), Store(KEPT_BYTES)
     stacks, findings = [], []
     skipped = [one for one in found.skipped if one[0] not in truths.files]
-    for file in found:
+    for file in found.paths:
         if file in truths.files:
             continue
         read = partial(_read, file, settings, slices)

@@ -13,8 +13,8 @@ import numpy as np
 from wnet_nb.errors import UserError
 from wnet_nb.files.result import BASELINE_LABELS, LABELS, Result
 from wnet_nb.files.run_files import is_run, read_record
+from wnet_nb.files.tables import read_points
 from wnet_nb.files.volumes import Volume, find_volumes, read_volume
-from wnet_nb.files.writing import read_points
 from wnet_nb.jobs.check import Finding, looks_like_image
 
 TRUTH_KINDS = "labels?|truth|gt|masks?|cells|points|centroids|zyx"
@@ -141,7 +141,7 @@ def find_truths(path: Path, images: Sequence[Path], labels: str | Path | None) -
     if labels is None:
         return Truths(None, {}, beside)
     place = Path(labels)
-    files = list(find_volumes(place))
+    files = list(find_volumes(place).paths)
     if place.is_dir():
         files += sorted(place.glob("*.csv"))
         said = [file for file in files if says_truth(file)]

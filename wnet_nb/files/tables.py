@@ -1,0 +1,81 @@
+"""Tables as CSV: written plainly, and read also as spreadsheet programs save them again."""
+
+import csv
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from wnet_nb.errors import UserError
+from wnet_nb.whole_file import new_file
+
+
+def write_table(path: str | Path, columns: Mapping[str, Sequence[object]]) -> Path:
+    """Write a new file and return its path: comma, decimal point, UTF-8, one line of headings.
+
+    `columns` are heading to values, all of one length; None and NaN become empty cells. UserError
+    if the file exists.
+    """
+    with new_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns)
+        for row in zip(*columns.values(), strict=True):
+            # NaN is the one value that differs from itself; str() of numpy scalars is short.
+            writer.writerow("" if cell is None or cell != cell else str(cell) for cell in row)
+    return Path(path)
+
+
+def read_table(path: str | Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+    """Return the headings, and number and cells (heading to text) of every line that is not empty.
+
+    Between cells may be commas, semicolons or tabs. UserError if the file cannot be read, or a line
+    has fewer cells than there are headings.
+    """
+    path = Path(path)
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        rows = list(csv.reader(lines, delimiter=max(",;\t", key=lines[0].count) if lines else ","))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"'{path}' cannot be read as a table ({error}); give a CSV file") from error
+    rows = [[cell.strip() for cell in row] for row in rows]
+    names, found = rows[0] if rows else [], []
+    for number, row in enumerate(rows[1:], start=2):
+        if len(row) < len(names) and any(row):
+            raise UserError(f"line {number} of '{path}' is cut short; correct or remove it")
+        if any(row):
+            found.append((number, dict(zip(names, row, strict=False))))
+    return names, found
+
+
+def to_number(text: str, where: str) -> float:
+    """Return the number of a cell, with point or comma; UserError naming `where` if it is none."""
+    try:
+        return float(text.replace(",", "."))
+    except ValueError:
+        raise UserError(f"{where} is '{text}' and no number; save it as plain CSV") from None
+
+
+def read_points(path: str | Path) -> np.ndarray:
+    """Read points, such as the centres of cells: (n, 3) float64, (z, y, x), in voxels as a rule.
+
+    Columns z, y and x may have any order and case, or be napari's axis-0, axis-1 and axis-2; others
+    are left aside. UserError if they are missing, or a cell is not a finite number.
+    """
+    path = Path(path)
+    headings, rows = read_table(path)
+    names = {heading.lower(): heading for heading in headings}
+    wanted = ["z", "y", "x"] if {"z", "y", "x"} <= names.keys() else ["axis-0", "axis-1", "axis-2"]
+    if not set(wanted) <= names.keys():
+        raise UserError(
+            f"'{path.name}' has no columns z, y and x (its headings: {', '.join(headings)[:80]}); "
+            "name them so"
+        )
+    points = np.empty((len(rows), 3))
+    for point, (number, row) in zip(points, rows, strict=True):
+        for axis, name in enumerate(wanted):
+            where = f"{name} in line {number} of '{path.name}'"
+            point[axis] = to_number(row[names[name]], where)
+            if not math.isfinite(point[axis]):
+                raise UserError(f"{where} is {point[axis]}; correct or remove it")
+    return points
