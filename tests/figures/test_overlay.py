@@ -12,6 +12,7 @@ HISTORY = [
     for n in range(1, 13)
 ]
 CUBE = (1, 1, 1)
+HEAD, LEFT = overlay.HEAD_PIXELS, overlay.MARGIN_PIXELS
 
 
 def preview(n_classes=2):
@@ -53,7 +54,7 @@ def outlined(labels, baseline):
 
 def test_the_preview_shows_image_every_class_and_reconstruction():
     figure = overlay.plot_preview(preview(3), voxel_size_um=(2, 1, 1), title="Epoch 3")
-    classes = [f"probability of class {k}" for k in range(3)]
+    classes = [f"class {k}: how probable\n(dark 0, yellow 1)" for k in range(3)]
     assert titles(figure) == ["image", *classes, "reconstruction"]
     assert any("µm" in text.get_text() for text in figure.axes[0].texts)
 
@@ -140,14 +141,18 @@ def test_the_overlay_of_a_large_volume_says_which_part_it_shows():
     assert "x 0-383 of 900" in words(figure)
 
 
-def test_a_flat_and_a_deep_volume_are_drawn_at_true_proportions():
-    for shape in ((4, 60, 40), (60, 30, 20)):
-        image = np.random.default_rng(0).random(shape)
+def test_a_flat_and_a_narrow_volume_are_drawn_at_true_proportions():
+    for shape in ((4, 60, 40), (14, 30, 20)):
+        image = np.zeros(shape)
         labels = np.zeros(shape, np.int32)
         figure = overlay.plot_overlay(image, labels, labels, voxel_size_um=(2, 1, 1), name="a")
-        xy, _, xz, yz = [a.images[0].get_array().shape[:2] for a in figure.axes if a.images]
-        assert xy[0] / xy[1] == pytest.approx(shape[1] / shape[2], rel=0.05)
-        assert xz[0] == yz[0] and yz[1] / xz[1] == pytest.approx(shape[1] / shape[2], rel=0.05)
+        canvas = figure.axes[0].images[0].get_array()
+        second = HEAD + (canvas[HEAD:, LEFT] < 1).all(axis=1).argmin() + LEFT  # row of XZ and YZ
+        height = second - LEFT - HEAD
+        width = (canvas[HEAD, LEFT:] < 1).all(axis=1).argmin()
+        depth = (canvas[second:, LEFT] < 1).all(axis=1).argmin()
+        assert height / width == pytest.approx(shape[1] / shape[2], rel=0.05)
+        assert depth / width == pytest.approx(2 * shape[0] / shape[2], rel=0.05)
 
 
 def test_the_cells_from_three_sides_have_a_scale_bar():

@@ -44,12 +44,12 @@ def read_losses(history: Sequence[Mapping[str, Any]], settings: Settings) -> lis
     share = cut / max(cut + settings.reconstruction_weight * reconstruction[-1], 1e-12)
     if share > ONE_SIDED and settings.reconstruction_weight > 0:
         sentences.append(
-            f"The soft N-cut makes up {_percent(share)} of the total; if the classes follow the "
+            f"The soft N-cut makes up {share:.0%} of the total; if the classes follow the "
             "image badly, raise reconstruction_weight."
         )
     if share < 1 - ONE_SIDED and settings.ncut_weight > 0 and ncut[-1] > POOR_NCUT * worst:
         sentences.append(
-            f"The reconstruction makes up {_percent(1 - share)} of the total and the classes are "
+            f"The reconstruction makes up {1 - share:.0%} of the total and the classes are "
             "not well apart; lower reconstruction_weight."
         )
     return sentences
@@ -69,7 +69,3 @@ def _read_trend(values: np.ndarray, worst: float) -> str:
     if change < -STILL_FALLING:
         return "The soft N-cut rises at the end; lower learning_rate."
     return "The soft N-cut is flat at the end; more epochs would change little."
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.2g} %" if share < 0.995 else f"{100 * share:.0f} %"

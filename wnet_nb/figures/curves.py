@@ -207,24 +207,19 @@ def plot_affinity(
         ("near enough", spatial, "viridis", 1),
         ("both: pulls together", intensity * spatial, "viridis", 1),
     ]
-    figure = new_figure(8.4, 2.5)
-    figure.set_layout_engine("none")
+    figure = new_figure(8.4, 2.6)
     top, left = corner
     bottom, right = top + brightness.shape[0], left + brightness.shape[1]
-    for n, (title, values, cmap, highest) in enumerate(blocks):
-        axes = figure.add_axes((0.055 + 0.225 * n, 0.17, 0.205, 0.70))
-        extent = (left - 0.5, right - 0.5, bottom - 0.5, top - 0.5)
+    extent = (left - 0.5, right - 0.5, bottom - 0.5, top - 0.5)
+    for n, (title, values, cmap, highest) in enumerate(blocks, start=1):
+        axes = figure.add_subplot(1, 4, n)
         shown = axes.imshow(values, cmap=cmap, vmin=0, vmax=highest, extent=extent)
         axes.plot(point[1], point[0], "+", color="red", markersize=9)
         axes.set_title(title, fontsize=9)
         axes.set_xlabel("x (voxels)", fontsize=8)
-        axes.tick_params(labelsize=7)
+        axes.tick_params(labelsize=7, labelleft=n == 1)
         axes.xaxis.set_major_locator(MaxNLocator(3, integer=True))
         axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
-        if n == 0:
-            axes.set_ylabel("y (voxels)", fontsize=8)
-        else:
-            axes.set_yticklabels([])
-    bar = figure.add_axes((0.945, 0.17, 0.012, 0.70))
-    figure.colorbar(shown, cax=bar, ticks=[0, 0.5, 1]).ax.tick_params(labelsize=7)
+    figure.axes[0].set_ylabel("y (voxels)", fontsize=8)
+    figure.colorbar(shown, ax=axes, ticks=[0, 0.5, 1], shrink=0.8).ax.tick_params(labelsize=7)
     return figure

@@ -105,59 +105,53 @@ def plot_overlay(
     name : str
         Name of the volume, for the title.
     """
-    with_network = baseline_labels is not None
-    baseline_labels = baseline_labels if with_network else labels
-    centre = planes.densest_point(labels if labels.any() else baseline_labels)
-    window = planes.window_around(centre, image.shape, voxel_size_um)
-    point = [c - part.start for c, part in zip(centre, window, strict=True)]
-    cells = _colour_cells(np.asarray(labels[window]), np.asarray(baseline_labels[window]))
-    depth, height, width = np.multiply(image[window].shape, voxel_size_um)
-    room = OVERLAY_PIXELS - 3 * MARGIN_PIXELS
-    pixel_um = max(2 * width, width + height) / room
-    z, y, x = (max(1, round(length / pixel_um)) for length in (depth, height, width))
-    rows = HEAD_PIXELS + y + MARGIN_PIXELS + z + FOOT_PIXELS
-    figure = _pixel_figure(rows, OVERLAY_PIXELS)
-
-    grey = [planes.fit_plane(plane, shape) for plane, shape in zip(
-        _upright(image[window], point), ((y, x), (z, x), (z, y)), strict=True)]  # fmt: skip
-    low, high = np.percentile(np.concatenate([plane.ravel() for plane in grey]), PERCENTILES)
-    grey = [np.clip((plane - low) / max(high - low, 1e-6), 0, 1) for plane in grey]
-    second = HEAD_PIXELS + y + MARGIN_PIXELS
-    left, right = MARGIN_PIXELS, 2 * MARGIN_PIXELS + x
-    places = ((HEAD_PIXELS, right), (second, left), (second, right))
-    _add_pixels(figure, _as_rgb(grey[0]), (HEAD_PIXELS, left), "XY, from above")
-    for plane, place, title, *outlined in zip(
-        grey, places, ("XY, outlined", "XZ, from the front", "YZ, from the side"),
-        *(_upright(volume, point) for volume, _ in cells), strict=True,
-    ):  # fmt: skip
-        rgb = _as_rgb(plane)
-        for labelled, (_, colours) in zip(outlined, cells, strict=True):
-            enlarged = planes.enlarge(labelled, plane.shape)
-            edges = find_edges(enlarged)
-            rgb[edges] = colours[enlarged[edges]]
-        _add_pixels(figure, rgb, place, title)
     title = f"{name}: {_count(labels):,} cells"
-    if with_network:
+    if baseline_labels is not None:
         title += f" with the network, {_count(baseline_labels):,} without"
-        _draw_legend(figure)
-    figure.text(0.5, 1 - 16 / rows, title, fontsize=12, ha="center", va="center")
-    _draw_scale_bar(figure, width, pixel_um, (MARGIN_PIXELS, rows - FOOT_PIXELS + 18))
-    words = _describe_part(image.shape, window, centre)
-    figure.text(0.5, 1 - 38 / rows, words, fontsize=9, ha="center", va="center", color="0.3")
+    other = labels if baseline_labels is None else baseline_labels
+    centre = planes.densest_point(labels if labels.any() else other)
+    window = planes.window_around(centre, image.shape, voxel_size_um)
+    part = _describe_part(image.shape, window, centre)
+    point = [c - w.start for c, w in zip(centre, window, strict=True)]
+    image, labels, other = (np.asarray(array[window]) for array in (image, labels, other))
+
+    depth, height, width = np.multiply(image.shape, voxel_size_um)
+    pixel_um = max(2 * width, width + height) / (OVERLAY_PIXELS - 3 * MARGIN_PIXELS)
+    z, y, x = (max(1, round(length / pixel_um)) for length in (depth, height, width))
+    plain = _draw_grey(image, point, ((y, x), (z, x), (z, y)))
+    outlined = _outline(plain, _colour_cells(labels, other), point)
+    left, right, second = MARGIN_PIXELS, 2 * MARGIN_PIXELS + x, HEAD_PIXELS + y + MARGIN_PIXELS
+    bottom = second + z
+    blocks = {
+        "XY, from above": (plain[0], HEAD_PIXELS, left),
+        "XY, outlined": (outlined[0], HEAD_PIXELS, right),
+        "XZ, from the front": (outlined[1], second, left),
+        "YZ, from the side": (outlined[2], second, right),
+    }
+    canvas = np.ones((bottom + FOOT_PIXELS, OVERLAY_PIXELS, 3))
+    for rgb, row, column in blocks.values():
+        canvas[row : row + rgb.shape[0], column : column + rgb.shape[1]] = rgb
+    figure, ax = _show_pixels(canvas)
+    for words, (_, row, column) in blocks.items():
+        _write_on_image(ax, words, (column, row))
+    ax.text(OVERLAY_PIXELS / 2, 16, title, fontsize=12, ha="center", va="center")
+    ax.text(OVERLAY_PIXELS / 2, 38, part, fontsize=9, ha="center", va="center", color="0.3")
+    _draw_scale_bar(ax, width, pixel_um, (left, bottom + 18))
+    if baseline_labels is not None:
+        _draw_legend(ax, bottom + FOOT_PIXELS - 16)
     return figure
 
 
 def plot_projections(labels: np.ndarray, voxel_size_um: Sequence[float]) -> Figure:
     """Draw the cells as seen from above, from the front and from the right; see `projections`."""
     rgb = planes.projections(labels, voxel_size_um)
-    rows, columns = rgb.shape[:2]
-    figure = _pixel_figure(rows + SCALE_BAR_PIXELS, columns)
-    ax = _add_pixels(figure, rgb, (0, 0))
+    foot = np.full((SCALE_BAR_PIXELS, *rgb.shape[1:]), planes.SURROUNDINGS, np.uint8)
+    figure, ax = _show_pixels(np.concatenate([rgb, foot]))
     _, height, width = np.multiply(labels.shape, voxel_size_um)
-    pixel_um = (2 * width + height) / (columns - 2 * planes.GAP_PIXELS)
+    pixel_um = (2 * width + height) / (rgb.shape[1] - 2 * planes.GAP_PIXELS)
     for place, words in enumerate(("from above", "from the front", "from the right")):
         _write_on_image(ax, words, (place * (width / pixel_um + planes.GAP_PIXELS), 0))
-    _draw_scale_bar(figure, width, pixel_um, (8, rows + SCALE_BAR_PIXELS / 2))
+    _draw_scale_bar(ax, width, pixel_um, (8, rgb.shape[0] + SCALE_BAR_PIXELS / 2))
     return figure
 
 
@@ -168,20 +162,18 @@ def find_edges(labels: np.ndarray) -> np.ndarray:
     return (highest != lowest) & (labels > 0)
 
 
-def _colour_cells(
-    labels: np.ndarray, baseline: np.ndarray
-) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
-    """Return what to draw, in order, as (labels, colour of each label in 0-1)."""
-    sizes, baseline_sizes = np.bincount(labels.ravel()), np.bincount(baseline.ravel())
-    both = (labels > 0) & (baseline > 0)
-    pairs = labels[both].astype(np.int64) * len(baseline_sizes) + baseline[both]
+def _colour_cells(labels: np.ndarray, other: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return what to outline, in order, as (labels, colour of each label in 0-1)."""
+    sizes, other_sizes = np.bincount(labels.ravel()), np.bincount(other.ravel())
+    both = (labels > 0) & (other > 0)
+    pairs = labels[both].astype(np.int64) * len(other_sizes) + other[both]
     pairs, shared = np.unique(pairs, return_counts=True)
-    mine, other = np.divmod(pairs, len(baseline_sizes))
-    same = shared / (sizes[mine] + baseline_sizes[other] - shared) > 0.5  # one partner at most
+    mine, theirs = np.divmod(pairs, len(other_sizes))
+    same = shared / (sizes[mine] + other_sizes[theirs] - shared) > 0.5  # one partner at most
     colours = np.tile(to_rgb(NETWORK_COLOUR), (len(sizes), 1))
     colours[mine[same]] = to_rgb(SAME_COLOUR)
-    baseline = np.where(np.isin(baseline, other[same]), 0, baseline)  # drawn once, by the network's
-    return (baseline, np.tile(to_rgb(BASELINE_COLOUR), (len(baseline_sizes), 1))), (labels, colours)
+    other = np.where(np.isin(other, theirs[same]), 0, other)  # these are drawn by the network's
+    return [(other, np.tile(to_rgb(BASELINE_COLOUR), (len(other_sizes), 1))), (labels, colours)]
 
 
 def _upright(volume: np.ndarray, point: Sequence[int]) -> list[np.ndarray]:
@@ -190,37 +182,43 @@ def _upright(volume: np.ndarray, point: Sequence[int]) -> list[np.ndarray]:
     return [xy, xz, yz.T]
 
 
-def _as_rgb(grey: np.ndarray) -> np.ndarray:
-    return np.repeat(grey[..., None], 3, axis=2)
+def _draw_grey(image: np.ndarray, point: Sequence[int], shapes) -> list[np.ndarray]:
+    """Return the planes of an image, scaled to `shapes`, as (rows, columns, 3) in 0-1."""
+    pairs = zip(_upright(image, point), shapes, strict=True)
+    grey = [planes.fit_plane(plane, shape) for plane, shape in pairs]
+    low, high = np.percentile(np.concatenate([plane.ravel() for plane in grey]), PERCENTILES)
+    span = max(high - low, 1e-6)
+    return [np.repeat(np.clip((g - low) / span, 0, 1)[..., None], 3, axis=2) for g in grey]
 
 
-def _pixel_figure(rows: int, columns: int) -> Figure:
-    """Return an empty figure on which `_add_pixels` puts arrays pixel by pixel."""
+def _outline(plain: Sequence[np.ndarray], cells, point: Sequence[int]) -> list[np.ndarray]:
+    """Return the planes with the outlines of cells; see `_colour_cells`."""
+    drawn = [rgb.copy() for rgb in plain]
+    for labels, colours in cells:
+        for rgb, plane in zip(drawn, _upright(labels, point), strict=True):
+            enlarged = planes.enlarge(plane, rgb.shape[:2])
+            edges = find_edges(enlarged)
+            rgb[edges] = colours[enlarged[edges]]
+    return drawn
+
+
+def _show_pixels(rgb: np.ndarray) -> tuple[Figure, Axes]:
+    """Return a figure that shows (rows, columns, 3) pixel by pixel, with axes that count pixels."""
+    rows, columns = rgb.shape[:2]
     figure = new_figure(columns / DPI, rows / DPI)
     figure.set_layout_engine("none")
-    return figure
-
-
-def _add_pixels(figure: Figure, rgb: np.ndarray, place: Sequence[int], title: str = "") -> Axes:
-    """Put (rows, columns, 3) in 0-1 or uint8 into a figure, its first pixel at (row, column)."""
-    width, height = figure.get_size_inches() * DPI
-    rows, columns = rgb.shape[:2]
-    box = (place[1] / width, 1 - (place[0] + rows) / height, columns / width, rows / height)
-    ax = figure.add_axes(box)
-    ax.imshow(rgb, interpolation="nearest", aspect="auto")
+    ax = figure.add_axes((0, 0, 1, 1))
+    ax.imshow(rgb, interpolation="nearest", aspect="auto", extent=(0, columns, rows, 0))
     ax.set_axis_off()
-    if title:
-        _write_on_image(ax, title, (0, 0))
-    return ax
+    return figure, ax
 
 
-def _draw_legend(figure: Figure) -> None:
+def _draw_legend(ax: Axes, y: float) -> None:
     """Draw the colours of the outlines and what they mean along the bottom of an overlay."""
-    x, y = MARGIN_PIXELS, 16 / (figure.get_size_inches()[1] * DPI)
+    x = MARGIN_PIXELS
     for colour, words in COLOURS_IN_WORDS.items():
-        text = figure.text(x / OVERLAY_PIXELS, y, "▬ ", color=colour, fontsize=14, va="center")
-        text.set_path_effects([patheffects.withStroke(linewidth=1, foreground="0.4")])
-        figure.text((x + 24) / OVERLAY_PIXELS, y, words, fontsize=11, va="center")
+        ax.plot([x, x + 16], [y, y], color=colour, linewidth=5, solid_capstyle="butt")
+        ax.text(x + 24, y, words, fontsize=11, va="center")
         x += 44 + 7.6 * len(words)
 
 
@@ -237,18 +235,15 @@ def _draw_preview(
     image, *maps, reconstruction = axes if cells is None else axes[1:]
     _show_block(image, preview.image, layout, point, "image")
     for k, (ax, probabilities) in enumerate(zip(maps, preview.probabilities, strict=False)):
-        _show_block(ax, probabilities, layout, point, f"probability of class {k}", "viridis")
-        _draw_colour_bar(ax, layout)
+        title = f"class {k}: how probable\n(dark 0, yellow 1)"
+        _show_block(ax, probabilities, layout, point, title, "viridis")
     _show_block(reconstruction, preview.reconstruction, layout, point, "reconstruction")
     if cells is not None:
         _show_block(axes[0], preview.image, layout, point, f"{_count(cells)} cells in the patch")
-        _draw_cells(axes[0], cells, layout, point)
+        _lay_cells_over(axes[0], cells, layout, point)
     unit = "voxels" if voxel_size_um is None else "µm"
-    length = planes.round_length(layout.places[0][1].stop * layout.pixel_um)
-    x, y = 8, layout.shape[0] + SCALE_BAR_PIXELS / 2
-    image.plot([x, x + length / layout.pixel_um], [y, y], color="black", linewidth=3)
-    words = f"{length:g} {unit}"
-    image.text(x + length / layout.pixel_um + 10, y, words, fontsize=9, va="center")
+    width, below = layout.places[0][1].stop, layout.shape[0] + SCALE_BAR_PIXELS / 2
+    _draw_scale_bar(image, width * layout.pixel_um, layout.pixel_um, (8, below), unit)
 
 
 def _show_block(
@@ -264,25 +259,15 @@ def _show_block(
         _write_on_image(ax, word, (columns.start, rows.start))
 
 
-def _draw_colour_bar(ax: Axes, layout: planes.Layout) -> None:
-    """Draw which colour means 0 and which 1 below a class map."""
-    middle, below = layout.shape[1] / 2, layout.shape[0] + SCALE_BAR_PIXELS / 2
-    extent = (middle - 90, middle + 90, below + 8, below - 8)
-    limits = ax.get_xlim(), ax.get_ylim()
-    ax.imshow(np.linspace(0, 1, 64)[None], cmap="viridis", extent=extent, aspect="auto")
-    ax.set(xlim=limits[0], ylim=limits[1], aspect="equal")
-    for words, x in (("0", middle - 110), ("1", middle + 110)):
-        ax.text(x, below, words, fontsize=9, ha="center", va="center")
-
-
-def _draw_cells(ax: Axes, cells: np.ndarray, layout: planes.Layout, point) -> None:
+def _lay_cells_over(ax: Axes, cells: np.ndarray, layout: planes.Layout, point) -> None:
     colours = planes.cell_colours(cells)
     overlay = np.zeros((*layout.shape, 4))
     for place, plane in zip(layout.places, planes.cross(cells, point), strict=True):
         colour, alpha = planes.paint(planes.enlarge(plane, overlay[place].shape[:2]), 0.5, colours)
         overlay[place] = np.concatenate([colour / 255, alpha[..., None]], axis=-1)
+    limits = ax.get_ylim()
     ax.imshow(overlay, interpolation="nearest")
-    ax.set_ylim(overlay.shape[0] + SCALE_BAR_PIXELS, 0)
+    ax.set_ylim(limits)
 
 
 def _write_on_image(ax: Axes, words: str, corner: Sequence[float]) -> None:
@@ -291,15 +276,14 @@ def _write_on_image(ax: Axes, words: str, corner: Sequence[float]) -> None:
     text.set_path_effects([patheffects.withStroke(linewidth=2, foreground="black")])
 
 
-def _draw_scale_bar(figure: Figure, width_um: float, pixel_um: float, place) -> None:
-    """Draw a bar for images `width_um` wide into a figure of pixels, from (x, y) to the right."""
-    columns, rows = figure.get_size_inches() * DPI
+def _draw_scale_bar(ax: Axes, width_um: float, pixel_um: float, place, unit: str = "µm") -> None:
+    """Draw a bar for an image `width_um` wide, from the pixel (x, y) to the right."""
     (x, y), length = place, planes.round_length(width_um)
-    ax = figure.add_axes((0, 0, 1, 1), facecolor="none")
-    ax.set(xlim=(0, columns), ylim=(rows, 0))
-    ax.set_axis_off()
     ax.plot([x, x + length / pixel_um], [y, y], color="black", linewidth=3)
-    ax.text(x + length / pixel_um + 8, y, f"{length:g} µm", fontsize=9, va="center")
+    ax.annotate(
+        f"{length:g} {unit}", (x + length / pixel_um, y), (5, 0), textcoords="offset points",
+        fontsize=9, va="center",
+    )  # fmt: skip
 
 
 def _describe_part(shape, window, point) -> str:

@@ -143,9 +143,9 @@ def cell_colours(labels: np.ndarray) -> np.ndarray:
     ndarray
         (largest label + 1, 3) uint8, red, green and blue; black for background.
     """
-    boxes = ndimage.find_objects(labels)
     centres = [
-        [(part.start + part.stop) / 2 for part in box] if box else (0, 0, 0) for box in boxes
+        [(part.start + part.stop) / 2 for part in box] if box else (0, 0, 0)
+        for box in ndimage.find_objects(labels)
     ]
     waves = np.reshape(centres, (-1, 3)) @ WAVES.T  # (cells, 2)
     bright = 0.8 + 0.2 * np.cos(2 * np.pi * waves[:, 1:])
@@ -233,13 +233,8 @@ def planes_png(
                 part[:, edge - 1 : edge + 1] = 255
     _draw_crosshair(rgb, point, image.shape, layout)
     _draw_names(rgb, layout)
-    return image_png(rgb.astype(np.uint8))
-
-
-def image_png(rgb: np.ndarray) -> bytes:
-    """Return (rows, columns, 3) uint8 as the bytes of a PNG."""
     buffer = BytesIO()
-    imsave(buffer, rgb, format="png", pil_kwargs={"compress_level": 1})
+    imsave(buffer, rgb.astype(np.uint8), format="png", pil_kwargs={"compress_level": 1})
     return buffer.getvalue()
 
 
@@ -265,23 +260,20 @@ def projections(labels: np.ndarray, voxel_size_um: Sequence[float]) -> np.ndarra
     steps = [max(1, n // CANVAS_PIXELS) for n in labels.shape]
     labels = np.asarray(labels[tuple(slice(None, None, step) for step in steps)])
     colours = cell_colours(labels) / 255
-    z, y, x = size = np.multiply(voxel_size_um, steps)
-    depth, height, width = size * labels.shape
-    pixel_um = (2 * width + height) / (PROJECTIONS_PIXELS - 2 * GAP_PIXELS)
-    front, right = labels[:, ::-1].transpose(1, 0, 2), labels[:, :, ::-1].transpose(2, 0, 1)
-    views = [
-        (labels, (z, y, x), (height, width)),
-        (front, (y, z, x), (depth, width)),
-        (right, (x, z, y), (depth, height)),
-    ]
-    shapes = [[max(1, round(n / pixel_um)) for n in extent] for *_, extent in views]
-    rows, columns = max(n for n, _ in shapes), sum(n for _, n in shapes) + 2 * GAP_PIXELS
-    rgb, start = np.full((rows, columns, 3), SURROUNDINGS, np.uint8), 0
-    for (view, size_um, _), shape in zip(views, shapes, strict=True):
-        seen = resize(_look_at(view, size_um, colours), (*shape, 3), order=1)
-        rgb[: shape[0], start : start + shape[1]] = 255 * np.clip(seen, 0, 1)
-        start += shape[1] + GAP_PIXELS
-    return rgb
+    size = np.multiply(voxel_size_um, steps)
+    extent = size * labels.shape
+    pixel_um = (2 * extent[2] + extent[1]) / (PROJECTIONS_PIXELS - 2 * GAP_PIXELS)
+    pixels = [max(1, round(length / pixel_um)) for length in extent]  # of z, y and x
+    rgb = np.full((max(pixels[:2]), PROJECTIONS_PIXELS + 2, 3), SURROUNDINGS, np.uint8)
+    start = 0
+    sides = labels, labels[:, ::-1], labels[..., ::-1]  # the nearest first
+    for side, axes in zip(sides, ((0, 1, 2), (1, 0, 2), (2, 0, 1)), strict=True):
+        seen = _look_at(side.transpose(axes), size[list(axes)], colours)
+        rows, columns = pixels[axes[1]], pixels[axes[2]]
+        seen = 255 * resize(seen, (rows, columns, 3), order=1).clip(0, 1)
+        rgb[:rows, start : start + columns] = seen
+        start += columns + GAP_PIXELS
+    return rgb[:, : start - GAP_PIXELS]
 
 
 def _look_at(labels: np.ndarray, size_um: Sequence[float], colours: np.ndarray) -> np.ndarray:
@@ -296,30 +288,22 @@ def _look_at(labels: np.ndarray, size_um: Sequence[float], colours: np.ndarray) 
 
 
 def _draw_crosshair(rgb: np.ndarray, point, shape, layout: Layout) -> None:
-    z, y, x = point
-    depth, height, width = shape
-    lines = [((y, height), (x, width)), ((z, depth), (x, width)), ((y, height), (z, depth))]
-    for place, (row, column) in zip(layout.places, lines, strict=True):
-        part = rgb[place]
-        r, c = (
-            min(n - 1, int((p + 0.5) / have * n))
-            for n, (p, have) in zip(part.shape[:2], (row, column), strict=True)
-        )
-        gap = 9  # the voxel itself stays visible
-        for line in (part[r, : max(c - gap, 0)], part[r, c + gap :]):
-            line[:] = 0.45 * line + 0.55 * np.array(CROSSHAIR)
-        for line in (part[: max(r - gap, 0), c], part[r + gap :, c]):
-            line[:] = 0.45 * line + 0.55 * np.array(CROSSHAIR)
+    z, y, x = ((p + 0.5) / n for p, n in zip(point, shape, strict=True))
+    for place, (down, across) in zip(layout.places, ((y, x), (z, x), (y, z)), strict=True):
+        part, gap = rgb[place], 9  # the voxel itself stays visible
+        row, column = int(down * part.shape[0]), int(across * part.shape[1])
+        line = np.zeros(part.shape[:2], bool)
+        line[row] = line[:, column] = True
+        line[max(0, row - gap) : row + gap, max(0, column - gap) : column + gap] = False
+        part[line] = 0.45 * part[line] + 0.55 * np.array(CROSSHAIR)
 
 
 def _draw_names(rgb: np.ndarray, layout: Layout) -> None:
-    for name, (rows, columns) in zip(NAMES, layout.places, strict=True):
-        mask = _word(name)[: rows.stop - rows.start - 4, : columns.stop - columns.start - 4]
-        place = (
-            slice(rows.start + 4, rows.start + 4 + mask.shape[0]),
-            slice(columns.start + 4, columns.start + 4 + mask.shape[1]),
-        )
-        rgb[place] = (1 - mask[..., None]) * (0.4 * rgb[place]) + mask[..., None] * 255
+    for name, place in zip(NAMES, layout.places, strict=True):
+        corner = rgb[place][4:, 4:]
+        word = _word(name)[: corner.shape[0], : corner.shape[1], None]
+        seen = corner[: word.shape[0], : word.shape[1]]
+        seen[:] = (1 - word) * 0.4 * seen + word * 255
 
 
 @cache

@@ -31,15 +31,6 @@ from wnet_nb.whole_file import write_whole
 
 PICTURED = 12  # volumes with pictures; more would make a page that no mail takes
 PRINT_DPI = 150
-CITATIONS = (
-    "Xia X, Kulis B. W-Net: A Deep Model for Fully Unsupervised Image Segmentation. "
-    "arXiv:1711.08506 (2017).",
-    "Achard C, Kousi T, Frey M, Vidal M, Paychere Y, Hofmann C, Iqbal A, Hausmann SB, Pagès S, "
-    "Mathis MW. CellSeg3D, self-supervised 3D cell segmentation for fluorescence microscopy. eLife "
-    "13:RP99848 (2024), doi:10.7554/eLife.99848.",
-    "von Chamier L, Laine RF, Jukkala J, et al. Democratising deep learning for microscopy with "
-    "ZeroCostDL4Mic. Nature Communications 12:2276 (2021).",
-)
 
 
 def renew(run: Path) -> Path | None:
@@ -81,10 +72,11 @@ def write_report(run: str | Path) -> Path:
         volumes=volumes,
         pictured=PICTURED,
         scores=_mean_scores(volumes),
-        options=changed_from_defaults(record),
+        known=OPTIONS,
+        defaults=DEFAULTS,
+        begun=DEFAULTS | PRESETS[record["preset"] or "published"],
         commands=repeat_commands(record, volumes),
         files=_written(run),
-        citations=CITATIONS,
         now=datetime.now().astimezone().isoformat(),
     )
     path = run / run_files.REPORT
@@ -201,25 +193,6 @@ def group_results(found: Sequence[Result], options: Mapping[str, Any]) -> list[V
     return sorted(newest.values(), key=lambda volume: volume.result.name)
 
 
-def changed_from_defaults(record: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the options that differ from the defaults, or from the preset that was begun with."""
-    preset = PRESETS[record["preset"] or "published"]
-    begun = DEFAULTS | preset
-    rows = []
-    for name, option in OPTIONS.items():
-        value, default, before = (
-            option_text(values[name]) for values in (record["options"], DEFAULTS, begun)
-        )
-        if not value == default == before:
-            unit = f" ({option.unit})" if option.unit else ""
-            words = option.help.rstrip(".") + unit
-            own = bool(preset) and value != before  # by the user, not by the preset
-            rows.append(
-                {"name": name, "value": value, "default": default, "own": own, "words": words}
-            )
-    return rows
-
-
 def option_text(value: Any) -> str:
     """Return the value of an option as it is written after ``--set``."""
     if isinstance(value, list | tuple):
@@ -287,6 +260,7 @@ def _template() -> Any:
     )
     environment.filters |= {
         "times": times,
+        "option": option_text,
         "number": lambda number: f"{number:,}",
         "um3": lambda volume: f"{float(f'{volume:.3g}'):,g} µm³",
         "date": lambda moment: moment[:16].replace("T", " at "),
