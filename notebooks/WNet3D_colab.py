@@ -200,7 +200,7 @@ start_settings = session.start_from(settings, start_from)
 # *Usual mistake:* a noisy image with `intensity_sigma` 1. Raise it to 10.
 
 # %%
-form = widgets.SettingsForm(start_settings, data.volume, like=globals().get("form"))
+form = widgets.SettingsForm(start_settings, data.stack, on_preset=data.judge)
 form
 
 # %% [markdown]
@@ -212,7 +212,7 @@ form
 # cannot see, the network will not find. Takes **seconds**.
 
 # %%
-widgets.Viewer(data.volume.array, voxel_size_um=data.volume.voxel_size_um)
+widgets.view_stacks(data.stacks)
 
 # %% [markdown]
 # ## 4.2 New training, or continue where Colab dropped you
@@ -232,9 +232,9 @@ widgets.Viewer(data.volume.array, voxel_size_um=data.volume.voxel_size_um)
 run_name = "my_run"  # @param {type:"string"}
 continue_newest_run = False  # @param {type:"boolean"}
 run_settings = session.open_run(run_name, form.settings, resume=continue_newest_run)
-dashboard = session.dashboard(data.inputs, run_settings)
-display(dashboard)
-await dashboard.check()
+training = session.open_training(data.stacks, run_settings)
+display(training)
+await training.check()
 
 # %% [markdown]
 # ## 4.3 Start training
@@ -247,7 +247,7 @@ await dashboard.check()
 # *Usual mistake:* closing the browser. Leave the tab open; Colab takes idle sessions away.
 
 # %%
-trained = await dashboard.train()
+trained = await training.train()
 
 # %% [markdown]
 # # 5. Evaluate your model
@@ -257,9 +257,7 @@ trained = await dashboard.train()
 # - The **soft N-cut** should fall and then flatten (the *plateau*): from there, more epochs change
 #   little. If it stays close to where it began, all voxels share one class.
 # - The **reconstruction** should fall too. If it rises, raise `reconstruction_weight`.
-# - **Balance:** the bar of the panel shows how much of the total each makes up. Reconstruction is
-#   counted in large numbers and fills most of it. That is a problem only if the soft N-cut does not
-#   fall: then lower `reconstruction_weight`. Takes **no time**.
+# - If the soft N-cut does not fall, lower `reconstruction_weight`. Takes **no time**.
 #
 # *Usual mistake:* judging by the curves alone. The cells in 5.2 matter more.
 
@@ -270,17 +268,17 @@ Image(curves.figure_png(curves.plot_losses(trained.history)))
 # %% [markdown]
 # ## 5.2 Quality metrics
 #
-# Finds the cells of the training stacks, always beside the classical method (a threshold and a
-# watershed at the same cell size), and compares both with labels if there are any. Everything is
-# written to the folder `Quality Control`. Takes **a minute or two** per stack.
+# Finds the cells of the training stacks, always beside what the same steps find without a network,
+# and compares both with labels if there are any. Everything is written to the folder `Quality
+# Control`. Takes **a minute or two** per stack.
 #
 # *Usual mistake:* trusting a network because it is one. Where both methods agree, take either;
 # where they differ, look.
 
 # %%
-found = await widgets.find_cells(trained, data.inputs.volumes)
+found = await widgets.find_cells(trained, data.stacks)
 print("Written to", quality.write_quality(trained.run, found, session.truth))
-widgets.show_scores(found, session.truth)
+widgets.show_scores(found)
 
 # %% [markdown]
 # # 6. Use the network
@@ -304,9 +302,9 @@ widgets.show_scores(found, session.truth)
 model = ""  # @param {type:"string"}
 images = ""  # @param {type:"string"}
 model_to_use = session.open_model(model)
-stacks = session.choose_images(images)
-display(stacks)
-tuner = widgets.CellTuner(model_to_use, stacks.volume)
+images_field = session.choose_images(images)
+display(images_field)
+tuner = widgets.CellTuner(model_to_use, images_field.stacks)
 tuner
 
 # %% [markdown]
@@ -316,8 +314,9 @@ tuner
 # writes the labels, a table of cells, and a picture with both methods. Earlier results are kept.
 
 # %%
-cells = await widgets.find_cells(model_to_use, stacks.inputs.volumes, tuner.changes)
-widgets.view_cells(cells[0], stacks.volume)
+predictions, stacks = model_to_use.run / "predictions", images_field.stacks
+cells = await widgets.find_cells(model_to_use, stacks, tuner.changes, folder=predictions)
+widgets.view_cells(cells, stacks, table=True)
 
 # %% [markdown]
 # # 7. Save, cite, and version log

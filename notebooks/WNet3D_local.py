@@ -17,20 +17,21 @@
 # %% [markdown]
 # # Cells in 3D microscopy stacks, without labels: WNet3D
 #
-# This notebook trains WNet3D, the unsupervised 3D segmentation network of CellSeg3D, on **your own
-# stacks**. You draw nothing: the network learns to sort voxels into classes, and the classes become
-# separate cells with a table of measurements. The classical result (Voronoi-Otsu) is always shown
-# beside it, so that you can see whether the network was worth it.
+# This notebook finds the cells in **your own stacks**: you draw nothing. A starter network, which
+# has learned what cells look like from simulated ones, finds them at once. If that is not good
+# enough, WNet3D, the unsupervised segmentation network of CellSeg3D, is trained on your stack, and
+# you see beside each other what each of them finds, and what the same steps find **without a
+# network**. So you can tell whether the training was worth it.
 #
 # **How to use it.** Run one cell after the other with Shift+Enter, or all at once with
 # *Run > Run All Cells*. As it stands, it works on a built-in example and takes a few minutes on a
 # laptop. For your own data, change the field in section 2 and run all again: what you filled in
-# stays.
+# stays, also after a restart.
 #
 # **Which data suits.** Nuclei or cell bodies that are brighter than their surroundings, from
 # light-sheet, confocal or two-photon microscopes, as TIFF stacks of at least 64 voxels in each
-# axis. A few stacks of one experiment are enough. Crop away large empty parts and very bright large
-# ones such as vessels. Dark cells on a bright background: invert the image first.
+# axis. Crop away large empty parts and very bright large ones such as vessels. Dark cells on a
+# bright background: invert the image first.
 
 # %% [markdown]
 # ## 1. Set-up
@@ -42,105 +43,136 @@
 from IPython.display import display
 
 from wnet_nb import config, widgets
-from wnet_nb.figures import curves
-
-# %matplotlib inline
 
 # %% [markdown]
 # ## 2. Data
 #
-# Write the path of a TIFF or of a folder of TIFFs into the field; it answers at once what it found,
-# and what it left aside and why. `example` is the built-in volume. If somebody has labelled some of
-# the volumes by hand, name the folder of labels too: they are only used to compare with.
+# Write the path of a TIFF or of a folder of TIFFs into the field; it offers what lies there, and
+# says at once what it found, and what it left aside and why. `example` is the built-in volume. If
+# somebody has labelled some of the volumes by hand, name the folder of labels too: they are never
+# trained on, and every result below is compared with them.
 #
 # *Usual mistake:* the voxel size is missing in the file. Then sizes in µm are wrong: set it below
 # the field.
 
 # %%
-data = widgets.DataField("example", like=globals().get("data"))
+data = widgets.DataField("example")
 data
 
 # %% [markdown]
-# Look at the first volume. The sliders move the three planes; **contrast** changes what you see and
-# nothing else. Are the cells brighter than what is around them, and is the z-axis as long as it
-# should be?
+# ## 3. Look at the data
+#
+# A click or the sliders move the three planes, the mouse wheel goes through them; **contrast**
+# changes what you see and nothing else. Are the cells brighter than what is around them, and is the
+# z-axis as long as it should be?
 
 # %%
-widgets.Viewer(data.volume.array, voxel_size_um=data.volume.voxel_size_um)
+widgets.view_stacks(data.stacks)
 
 # %% [markdown]
-# ## 3. Parameters
+# ## 4. Cells at once
 #
-# The defaults are a good start: the preset `quick` trains a small network in minutes, `published`
-# is the network of the publication and wants a GPU. Every option says when to raise and when to
-# lower it. The picture shows, on your image, which neighbours a voxel is pulled together with.
+# Which network finds the cells: `starter`, `none` (the same steps on the image alone), `published`
+# (CellSeg3D's), or a run of yours: those in the folder `runs` are listed. With one that is trained
+# already, you can go on with section 7.
+
+# %%
+network = widgets.ModelField()
+network
+
+# %% [markdown]
+# The cells of the first volume: some seconds for the example. Drag the **curtain**: on its left
+# what the network found, on its right what the same steps find without it.
+
+# %%
+cells = await widgets.find_cells(network, data.first)
+
+# %%
+widgets.view_cells(cells, data.stacks)
+
+# %% [markdown]
+# If there are labels, this is how right it is.
+
+# %%
+widgets.show_scores(cells)
+
+# %% [markdown]
+# ## 5. Train on your stack (optional)
+#
+# Worth a try if cells are missing, cut too tight or too wide. The defaults are a good start: the
+# preset `quick` trains a small network in minutes, `published` is the network of the publication
+# and wants a GPU. Every option says when to raise and when to lower it. The tab *Soft N-cut* shows,
+# on your image, which neighbours a voxel is pulled together with.
 #
 # *Usual mistake:* `intensity_sigma` below the noise of the image; then only specks count as alike.
-# The panel says so.
+# The form says so.
 
 # %%
 settings = config.preset("quick", **data.options)
-form = widgets.SettingsForm(settings, data.volume, like=globals().get("form"))
+form = widgets.SettingsForm(settings, data.stack, on_preset=data.judge)
 form
 
 # %% [markdown]
-# ## 4. Training
+# The next cell makes the panel, tries two steps and says how long the training will take. The one
+# after it trains: some minutes for the example. The panel stays alive meanwhile:
 #
-# The first cell makes the panel, tries two steps and says how long the training will take. The
-# second one trains: some minutes for the example. The panel stays alive meanwhile:
-#
-# - **Soft N-cut** should fall towards 0: the classes become coherent. **Reconstruction** should
-#   fall a little. The bar shows how much of the total each makes up. Reconstruction is counted in
-#   large numbers and fills most of it; that is a problem only if the soft N-cut does not fall.
+# - **Soft N-cut** should fall towards 0: then voxels that are alike and close share a class.
+#   **Reconstruction** should fall a little.
 # - The **preview** shows one patch as the network sees it, and the cells in it. The order of the
 #   classes is arbitrary.
 # - **Stop and keep** (or the notebook's interrupt button ■) ends the training after the step that
-#   is being taken, and keeps the model. Everything goes on if you close the browser.
+#   is being taken, and keeps the model. Everything goes on if you close the browser; to see it
+#   then, run the cell of the panel again.
 #
 # *Usual mistakes:* one class for all voxels after several epochs: raise `ncut_weight` or
 # `intensity_sigma`, or lower `reconstruction_weight`. Memory full: lower `batch_size` or
-# `patch_size` in section 3.
+# `patch_size`.
 
 # %%
-dashboard = widgets.Dashboard(data.inputs, form, folder="runs")
-display(dashboard)
-await dashboard.check()
+training = widgets.open_training(data.stacks, form, folder="runs")
+display(training)
+await training.check()
 
 # %%
-trained = await dashboard.train()
+trained = await training.train()
 
 # %% [markdown]
-# ## 5. Quality
+# ## 6. Compare
 #
 # What the curves say. If the sentence asks for more epochs, press **Extend** in the panel above and
-# run the cell below it again.
+# run the cells from here again.
 
 # %%
-print(trained.advice)
-curves.plot_losses(trained.history)
+print(training.trained.advice)
 
 # %% [markdown]
-# Now the cells of the first volume, about half a minute for the example. Drag the **curtain**: the
-# network's cells are on its left, the classical ones on its right. Where both agree, take either.
+# The trained network's cells left of the **curtain**, those of section 4 right of it. Take the
+# trained one only if its cells are better, by your eye or by the scores.
 
 # %%
-cells = await widgets.find_cells(trained, data.inputs.volumes[:1])
-widgets.view_cells(cells[0], data.volume)
-
-# %% [markdown]
-# If there are labels, this is how many cells are found, for every overlap that one may ask for.
+adapted = await widgets.find_cells(training, data.first)
 
 # %%
-widgets.show_scores(cells, data.truth)
+widgets.view_cells(adapted, data.stacks, beside=cells)
+
+# %%
+widgets.show_scores([*cells, *adapted])
 
 # %% [markdown]
-# ## 6. Apply
+# ## 7. Apply
 #
+# The network that you chose: the one trained last, or any that section 4 lists.
+
+# %%
+chosen = widgets.ModelField(widgets.last_trained(), part="chosen")
+chosen
+
+# %% [markdown]
 # Tune on a crop: cells in pieces: raise `cell_radius_um`; neighbours as one: lower it; too fat or
 # too thin: raise or lower `boundary`; specks are counted: raise `minimum_size`.
 
 # %%
-tuner = widgets.CellTuner(trained, data.volume)
+tuner = widgets.CellTuner(chosen, data.stacks)
 tuner
 
 # %% [markdown]
@@ -148,21 +180,23 @@ tuner
 # is. Older results are never overwritten.
 
 # %%
-target = widgets.DataField(data.path.value, options=data.options)
+target = widgets.DataField(like=data, part="target")
 target
 
 # %%
-results = await widgets.find_cells(trained, target.inputs.volumes, tuner.changes)
+results = await widgets.find_cells(chosen, target.stacks, tuner.changes)
 
 # %% [markdown]
-# The cells one by one. Choose a row, and the crosshair of the viewer goes there.
+# The cells one by one. Choose a row, and its cell turns white; click a cell, and its row is chosen.
 
 # %%
-viewer = widgets.view_cells(results[0], target.volume)
-display(viewer, widgets.CellTable(results[0], viewer))
+widgets.view_cells(results, target.stacks, table=True)
+
+# %%
+widgets.show_scores(results)
 
 # %% [markdown]
-# ## 7. Save and cite
+# ## 8. Save and cite
 #
 # Everything is saved already, in the folder that is printed below. Open `report.html` first: cells,
 # pictures, sizes, settings and how to repeat it, on one page. `settings.json` replays the run,
@@ -179,5 +213,4 @@ display(viewer, widgets.CellTable(results[0], viewer))
 #   ZeroCostDL4Mic.* Nature Communications 12:2276 (2021).
 
 # %%
-print("report: ", trained.run.resolve() / "report.html")
-print("results:", results[0].folder.parent.resolve())
+print("results:", results[0].folder.parents[1].resolve())

@@ -100,7 +100,7 @@ def test_the_example_is_the_same_file_on_every_runtime(tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path / name)
         session = Session()
         hashes.append(sha256(session.get_data(EXAMPLE)))
-        assert session.truth.is_dir()
+        assert session.truth.is_file()
     assert hashes[0] == hashes[1]
 
 
@@ -273,7 +273,7 @@ def test_a_model_on_drive_is_used_and_its_results_stay_local(on_colab):
     assert trained.run == on_colab.disk / "results" / "net"
     assert trained.model.settings.base_channels == 4
     write_image(on_colab.drive / "new" / "a.tif")
-    assert session.choose_images("new").volume.source.is_relative_to(on_colab.disk)
+    assert session.choose_images("new").stack.source.is_relative_to(on_colab.disk)
 
 
 def test_looking_at_another_model_leaves_the_run_that_was_trained(on_colab):
@@ -304,16 +304,16 @@ def test_what_was_said_of_the_data_holds_for_the_images_until_it_is_changed(away
     write_image(away / "others" / "b.tif")
     session = Session()
     data = session.choose_data(OWN, "images")
-    data.fields["voxel_size_um"].value = (2.0, 1.0, 0.5)
+    data.fields["voxel_size_um"].control.value = "2,1,0.5"
     for path in ("", "others"):
         images = session.choose_images(path)
-        assert images.volume.voxel_size_um == (2.0, 1.0, 0.5)
+        assert images.stack.voxel_size_um == (2.0, 1.0, 0.5)
         assert "2 × 1 × 0.5 µm (z, y, x) from option" in images.found.value
-    images.fields["voxel_size_um"].value = (3.0, 1.0, 0.5)
-    assert session.choose_images("others").volume.voxel_size_um == (3.0, 1.0, 0.5)
+    images.fields["voxel_size_um"].control.value = "3,1,0.5"
+    assert session.choose_images("others").stack.voxel_size_um == (3.0, 1.0, 0.5)
     assert data.options["voxel_size_um"] == (2.0, 1.0, 0.5)
-    data.fields["voxel_size_um"].value = (4.0, 1.0, 0.5)
-    assert session.choose_images("others").volume.voxel_size_um == (4.0, 1.0, 0.5)
+    data.fields["voxel_size_um"].control.value = "4,1,0.5"
+    assert session.choose_images("others").stack.voxel_size_um == (4.0, 1.0, 0.5)
 
 
 def test_slices_and_labels_of_the_data_hold_for_the_images_too(away):
@@ -322,9 +322,9 @@ def test_slices_and_labels_of_the_data_hold_for_the_images_too(away):
         tifffile.imwrite(away / f"slice{number}.tif", plane)
     session = Session()
     session.choose_data(OWN, str(away)).slices.value = True
-    assert session.choose_images().volume.shape == (9, 16, 16)
+    assert session.choose_images().stack.shape == (9, 16, 16)
     session.choose_data(EXAMPLE)
-    assert session.choose_images().truth == session.truth
+    assert session.choose_images().labels.value == str(session.truth)
 
 
 def test_the_progress_of_a_copy_is_not_shown_as_an_error(on_colab, capsys):

@@ -36,7 +36,7 @@ from wnet_nb.files.run_files import SETTINGS
 from wnet_nb.jobs.example import write_example
 from wnet_nb.jobs.segment import load_model
 from wnet_nb.jobs.stacks import Stacks
-from wnet_nb.widgets import Dashboard, DataField, Trained
+from wnet_nb.widgets import DataField, Trained, TrainingPanel, open_training
 
 EXAMPLE, OWN, LINK = "example volume", "own folder", "Drive link"
 BACKUPS = "training states"  # folder on Drive
@@ -93,7 +93,6 @@ class Session:
         self.source = self.truth = self.run = None
         self.data = self.images = None
         self.results: dict[str, Path] = {}
-        self._said = ({}, False)  # of the data, when the images were chosen
         self._backed_up = 0.0
 
     def __str__(self) -> str:
@@ -116,7 +115,7 @@ class Session:
     def choose_data(self, kind: str, path: str = "", link: str = "", labels: str = "") -> DataField:
         """Return the field for the stacks to train on; see `get_data`."""
         source = self.get_data(kind, path, link, labels)
-        self.data = DataField(source, self.truth, like=self.data)
+        self.data = DataField(source, self.truth)
         return self.data
 
     def choose_images(self, path: str = "") -> DataField:
@@ -131,12 +130,8 @@ class Session:
             source = self.source
         else:
             raise UserError("no stacks were chosen in this session; fill in the images' path")
-        said = (self.data.options, self.data.slices.value) if self.data else ({}, False)
-        like = self.images if said == self._said else None
         truth = self.truth if source == self.source else None
-        self.images, self._said = DataField(source, truth, options=said[0], like=like), said
-        if like is None:
-            self.images.slices.value = said[1]
+        self.images = DataField(source, truth, like=self.data, part="images")
         return self.images
 
     def get_data(self, kind: str, path: str = "", link: str = "", labels: str = "") -> Path:
@@ -230,9 +225,11 @@ class Session:
             "start a new one"
         )
 
-    def dashboard(self, stacks: Stacks, settings: Settings) -> Dashboard:
+    def open_training(self, stacks: Stacks, settings: Settings) -> TrainingPanel:
         """Return the training panel of the run that was opened; Drive gets a copy as it goes."""
-        return _SafeDashboard(self, stacks, settings)
+        panel = open_training(stacks, settings, run=self.run, guard=self.guard)
+        self.run = panel.run  # of the training that is running, if there is one
+        return panel
 
     def guard(self, events: Generator[Event, None, None]) -> Generator[Event, None, None]:
         """Pass a training's events on; copy its state to Drive now and then, and when it ends."""
@@ -348,12 +345,3 @@ def _bar(title: str) -> Iterator[Progress]:
             bar.update(done - bar.n)
 
         yield advance
-
-
-class _SafeDashboard(Dashboard):
-    def __init__(self, session: Session, stacks: Stacks, settings: Settings) -> None:
-        super().__init__(stacks, settings)
-        self._session, self.run = session, session.run
-
-    def _open(self) -> Generator[Event, None, None]:
-        return self._session.guard(super()._open())

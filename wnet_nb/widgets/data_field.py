@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Sequence
+from dataclasses import replace
 from html import escape
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import ipywidgets as widgets
 
 from wnet_nb import config
-from wnet_nb.files.volumes import Volume, describe
-from wnet_nb.jobs import train as pipeline
-from wnet_nb.jobs.inputs import Inputs, read_inputs, require_volumes
+from wnet_nb.config import Settings
+from wnet_nb.errors import UserError
+from wnet_nb.jobs import check, example
+from wnet_nb.jobs.stacks import Stack, Stacks, read_stacks
+from wnet_nb.widgets import remembered
 from wnet_nb.widgets.busy_cell import StopInPlace
-from wnet_nb.widgets.option_form import SET_WITH_DATA, OptionField
+from wnet_nb.widgets.option_field import OptionField
 from wnet_nb.widgets.panel import ORANGE, RED, Panel, message
 
 EXAMPLE = "example"
+OFFERED = 200  # files at most
 COLOURS = {"error": RED, "warning": ORANGE, "info": "inherit"}
 
 
@@ -26,17 +32,18 @@ class DataField(Panel):
 
     Parameters
     ----------
-    path : str or Path
-        A TIFF, a folder, or ``example`` for the built-in volume.
+    path : str or Path, optional
+        A TIFF, a folder, or ``example`` for the built-in volume; that of `like` if not given.
     labels : str or Path, optional
         True labels, only to compare with.
     example_folder : str or Path
         Where the example is written.
-    options : mapping, optional
-        `channel`, `time` and `voxel_size_um` to begin with.
     like : DataField, optional
-        An earlier one with the same `path`: what was filled in there stays, so that running a
-        cell again loses nothing.
+        Another field: what is said there of the data holds here to begin with.
+    preset : str
+        What the volumes are judged for, until `judge` is told otherwise.
+    part : str
+        Under this name, what is filled in stays for the next time.
 
     Attributes
     ----------
@@ -46,39 +53,48 @@ class DataField(Panel):
 
     def __init__(
         self,
-        path: str | Path = EXAMPLE,
+        path: str | Path | None = None,
         labels: str | Path | None = None,
         *,
         example_folder: str | Path = "example",
-        options: Mapping[str, Any] | None = None,
         like: DataField | None = None,
+        preset: str = "quick",
+        part: str = "data",
     ) -> None:
-        self._given = str(path)
-        kept = like is not None and like._given == self._given
-        if kept:
-            path, labels, options = like.path.value, like.labels.value, like.options
-        self._example = Path(example_folder)
-        self._inputs: Inputs | None = None
+        nothing = {"path": EXAMPLE, "labels": "", "slices": False}
+        nothing |= {name: None for name in config.names_with("data")}
+        self._begun = nothing if like is None else like.entries
+        if path is not None:
+            self._begun |= {"path": str(path), "labels": str(labels or "")}
+        self._part, self._preset, self._example = part, preset, Path(example_folder)
+        self._stacks: Stacks | None = None
         self._reason = ""
-        self.path = _text(path, "file or folder")
-        self.labels = _text(labels or "", "labels, if any")
+        filled = self._begun | remembered.recall(part, self._begun)
+        self.path = _path_field(filled["path"], "file or folder")
+        self.labels = _path_field(filled["labels"], "labels, if any")
         self.slices = widgets.Checkbox(
-            value=kept and like.slices.value,
-            description="a folder of 2D slices is one volume",
-            indent=False,
+            value=filled["slices"], description="a folder of 2D slices is one volume", indent=False
         )
-        self.fields = {
-            name: OptionField(name, (options or {}).get(name), self.read) for name in SET_WITH_DATA
-        }
+        self.fields = {n: OptionField(n, None, self.read) for n in config.names_with("data")}
+        for name, field in self.fields.items():
+            field.value = filled[name]
         self.found = widgets.HTML()
-        more = widgets.Accordion(children=[widgets.VBox([self.slices, *self.fields.values()])])
-        more.set_title(0, "Channel, time point, voxel size")
-        is_said = any(value is not None for value in self.options.values())
-        more.selected_index = 0 if is_said else None  # open where it says something
+        self.reset = widgets.Button(description="Reset", tooltip="to what the cell says")
+        self.reset.on_click(self._reset)
+        parts = [self.slices, *self.fields.values(), self.reset]
+        more = widgets.Accordion(children=[widgets.VBox(parts)])
+        more.set_title(0, "Channel, time point, voxel size, reset")
+        more.selected_index = None
         for control in (self.path, self.labels, self.slices):
             control.observe(self.read, "value")
         super().__init__([self.path, self.labels, more, self.found], words=lambda: self.found.value)
         self.read()
+
+    @property
+    def entries(self) -> dict[str, Any]:
+        """All that is filled in, as JSON values."""
+        texts = {"path": self.path.value, "labels": self.labels.value}
+        return texts | {"slices": self.slices.value, **self.options}
 
     @property
     def options(self) -> dict[str, Any]:
@@ -86,67 +102,107 @@ class DataField(Panel):
         return {name: field.value for name, field in self.fields.items()}
 
     @property
-    def inputs(self) -> Inputs:
+    def stacks(self) -> Stacks:
         """The usable volumes; without any, the cell that asks stops with the reason."""
-        if self._inputs is None:
+        if self._stacks is None:
             raise StopInPlace(f"There are no volumes yet. {self._reason}")
-        return self._inputs
+        return self._stacks
 
     @property
-    def volume(self) -> Volume:
+    def stack(self) -> Stack:
         """The first volume."""
-        return self.inputs.volumes[0]
+        return self.stacks[0]
 
     @property
-    def truth(self) -> Path | None:
-        """Where the true labels are, if there are any."""
-        if self.labels.value.strip():
-            return Path(self.labels.value.strip()).expanduser()
-        return self._example / "truth" if self.path.value.strip() == EXAMPLE else None
+    def first(self) -> Stacks:
+        """The first volume alone."""
+        stacks = self.stacks
+        return replace(stacks, stacks=stacks.stacks[:1], findings=stacks.findings[:1])
 
     def read(self, _: object = None) -> None:
         """Read what the field names, and say what was found."""
-        self._inputs, self.found.value = None, message("reading …")
+        self._stacks, self.found.value = None, message("reading …")
         try:
-            path = self._chosen()
-            settings = config.preset("quick", **self.options)
-            found = read_inputs(path, settings, slices=self.slices.value)
-            require_volumes(found, path)
-            if self.truth is not None:
-                pipeline.read_validation(self.truth, found.volumes)
-        except (ValueError, OSError) as error:
+            for field in self.fields.values():
+                if field.fault:
+                    raise UserError(field.fault)
+            settings = config.preset(self._preset, **self.options)
+            labels = clean_path(self.labels.value) if self.labels.value.strip() else None
+            found = read_stacks(
+                self._chosen(), settings, labels=labels, slices=self.slices.value
+            ).require()
+        except (UserError, OSError) as error:
             self._reason = str(error)
             self.found.value = message(f"{error}.", RED)
             return
-        self._inputs, self.found.value = found, _describe(found)
-        if self.truth is not None:
-            self.found.value += message("True labels are there; they are never trained on.")
+        self._stacks, self.found.value = found, _describe(found, found.findings)
+        remembered.keep(self._part, self._begun, self.entries)
+
+    def judge(self, settings: Settings) -> None:
+        """Judge the volumes anew, for what they are to be used with."""
+        if self._stacks is not None:
+            findings = [tuple(check.check_volume(s, settings)) for s in self._stacks]
+            self.found.value = _describe(self._stacks, findings)
 
     def _chosen(self) -> Path:
-        text = self.path.value.strip()
-        if text != EXAMPLE:
-            return Path(text).expanduser()
+        if self.path.value.strip() != EXAMPLE:
+            path = clean_path(self.path.value)
+            if not path.exists():
+                raise UserError(f"there is no '{path}'; it was looked for in '{Path.cwd()}'")
+            return path
         image = self._example / "example.tif"
         if not image.exists():
-            pipeline.make_demo_files(self._example, 0)
+            example.write_example(self._example, 0)
         return image
 
+    def _reset(self, _: object) -> None:
+        remembered.forget()
+        for name, field in self.fields.items():
+            field.value = self._begun[name]
+        self.slices.value, self.labels.value = self._begun["slices"], self._begun["labels"]
+        self.path.value = self._begun["path"]
+        self.read()
+        remembered.forget()
+        self.found.value += message("Nothing is remembered from last time; run the cells below.")
 
-def _text(value: object, name: str) -> widgets.Text:
-    return widgets.Text(
-        value=str(value),
+
+def clean_path(text: str) -> Path:
+    """Return a path as it was pasted: without quotes, ``file://`` and blanks around it."""
+    text = text.strip().strip("\"'“”‘’").strip()
+    if text.startswith("file://"):
+        text = unquote(text.removeprefix("file://").removeprefix("localhost"))
+    return Path(text).expanduser()
+
+
+def _path_field(value: str, name: str) -> widgets.Combobox:
+    """Return a field that offers the folders and TIFFs beside and below what it says."""
+    field = widgets.Combobox(
+        value=value,
         description=name,
         continuous_update=False,
         layout={"width": "98%", "max_width": "800px"},
         style={"description_width": "110px"},
     )
 
+    def offer(_: object = None) -> None:
+        path = clean_path(field.value)
+        folder = path if path.is_dir() else path.parent
+        with contextlib.suppress(OSError):  # a folder that may not be read offers nothing
+            inside = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
+            kinds = (".tif", ".tiff")
+            seen = [str(p) for p in inside if p.is_dir() or p.suffix.lower() in kinds]
+            field.options = [EXAMPLE, str(folder.parent), *seen[:OFFERED]]
 
-def _describe(found: Inputs) -> str:
-    n = len(found.volumes)
+    field.observe(offer, "value")
+    offer()
+    return field
+
+
+def _describe(found: Stacks, findings: Sequence[Sequence[check.Finding]]) -> str:
+    n = len(found)
     rows = [f"<b>{n} volume{'s' if n > 1 else ''}</b>"]
-    for volume, findings in zip(found.volumes, found.findings, strict=True):
-        rows.append(escape(describe(volume)))
-        rows += [f"&emsp;{message(f'{f.level}: {f.text}.', COLOURS[f.level])}" for f in findings]
+    for stack, seen in zip(found, findings, strict=True):
+        rows.append(escape(stack.words))
+        rows += [f"&emsp;{message(f'{f.level}: {f.text}.', COLOURS[f.level])}" for f in seen]
     rows += [message(f"skipped {path.name}: {reason}", ORANGE) for path, reason in found.skipped]
     return f'<div style="line-height:1.45">{"<br>".join(rows)}</div>'

@@ -1,61 +1,63 @@
-"""The training panel: curves, previews, buttons, and sliders that act while the network trains.
+"""The training panel: buttons, and sliders that act while the network trains.
 
-What waits and what computes is explained in `driver`. Extend and Snapshot close the training and go
-on from its saved state, which continues with the same numbers (`training`).
+What waits and what computes is explained in `busy_cell`, what may be pressed when in
+`training_state`, and what is seen is drawn in `training_view`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import shutil
-from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ipywidgets as widgets
-import numpy as np
 
 from wnet_nb import checkpoint
 from wnet_nb.checkpoint import Checkpoint
-from wnet_nb.config import Settings, names_with
+from wnet_nb.config import OPTIONS, Settings, names_with
+from wnet_nb.controls import Controls
 from wnet_nb.errors import UserError
-from wnet_nb.events import Event, Finished, StepEnd
+from wnet_nb.events import EpochEnd, Event, Started, StepEnd
 from wnet_nb.figures.advice import read_losses
 from wnet_nb.files.run_files import read_history
-from wnet_nb.jobs import segment as prediction
-from wnet_nb.jobs import train as pipeline
-from wnet_nb.jobs.inputs import Inputs
-from wnet_nb.jobs.preflight import measure_patch, try_steps
-from wnet_nb.training import Controls
-from wnet_nb.widgets.busy_cell import POLL_SECONDS, StopInPlace, attend, explain
-from wnet_nb.widgets.option_form import OptionField, SettingsForm
+from wnet_nb.jobs.estimate import estimate_training, measure_patch
+from wnet_nb.jobs.models import load_model
+from wnet_nb.jobs.run_folder import free_run
+from wnet_nb.jobs.stacks import Stacks
+from wnet_nb.jobs.train import train_events
+from wnet_nb.widgets.busy_cell import (
+    POLL_SECONDS,
+    StopInPlace,
+    attend,
+    explain,
+    in_thread,
+    interrupt_between_cells,
+)
+from wnet_nb.widgets.option_field import OptionField
+from wnet_nb.widgets.option_form import SettingsForm
 from wnet_nb.widgets.panel import RED, Panel, message
-from wnet_nb.widgets.training_view import Monitor
+from wnet_nb.widgets.training_state import TrainingState
+from wnet_nb.widgets.training_view import TrainingView
 
-SNAPSHOTS = "snapshots"
+Events = Generator[Event, None, None]
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A model that was trained to its end, or stopped and kept.
-
-    Attributes
-    ----------
-    run : Path
-        Its folder.
-    model : Checkpoint
-    history : tuple of dict
-        Rows of ``history.csv``.
-    finished : bool
-        False if it was stopped before its last epoch.
-    """
+    """A model that was trained to its end, or stopped and kept (then `finished` is False)."""
 
     run: Path
     model: Checkpoint
-    history: tuple[dict[str, Any], ...]
+    history: tuple[dict[str, Any], ...]  # rows of history.csv
     finished: bool
+
+    @property
+    def source(self) -> Checkpoint:
+        """The model, for `find_cells`."""
+        return self.model
 
     @property
     def advice(self) -> str:
@@ -63,52 +65,76 @@ class Trained:
         return "\n".join(read_losses(self.history, self.model.settings))
 
 
-class Dashboard(Panel):
+def open_training(
+    stacks: Stacks,
+    settings: SettingsForm | Settings,
+    *,
+    folder: str | Path = "runs",
+    run: Path | None = None,
+    guard: Callable[[Events], Events] | None = None,
+) -> TrainingPanel:
+    """Return the panel of the training that runs in this kernel, else a new `TrainingPanel`."""
+    running = TrainingPanel.running
+    if running is None or not running.state.going:
+        return TrainingPanel(stacks, settings, folder=folder, run=run, guard=guard)
+    running.view.facts.value = message(
+        "This training is running already, with the data and options it was started with. Stop it "
+        "and run the cell again to train anew."
+    )
+    return running
+
+
+def last_trained() -> Path | str:
+    """Return the run that was trained in this kernel; empty if there is none with a model."""
+    panel = TrainingPanel.running
+    return panel.run if panel is not None and panel.has_model else ""
+
+
+class TrainingPanel(Panel):
     """Trains in the notebook and shows how it goes.
 
     Parameters
     ----------
-    inputs : Inputs
-        What to train on, from `DataField.inputs`.
+    stacks : Stacks
+        What to train on, from `DataField.stacks`.
     settings : SettingsForm or Settings
         A form is read when the training starts.
     folder : str or Path
-        Every training makes a new folder here.
-    validation : sequence of (image, labels)
-        See `training.fit`.
+        A training makes a new folder here.
+    run : Path, optional
+        The run's folder, if it is to have that one.
+    guard : callable, optional
+        Gets the events of the training and passes them on.
 
     Attributes
     ----------
-    run : Path or None
-        The run's folder, once it has started.
     live : dict of str to OptionField
         The options that may change while it trains.
-    monitor : Monitor
     """
+
+    running: TrainingPanel | None = None  # of this kernel: there is one training at a time
 
     def __init__(
         self,
-        inputs: Inputs,
+        stacks: Stacks,
         settings: SettingsForm | Settings,
         *,
         folder: str | Path = "runs",
-        validation: Sequence[tuple[np.ndarray, np.ndarray]] = (),
+        run: Path | None = None,
+        guard: Callable[[Events], Events] | None = None,
     ) -> None:
-        self.inputs, self._given, self.folder = inputs, settings, Path(folder)
-        self.validation = validation
-        self.run: Path | None = None
-        self._base = self._read_settings()  # as the training was started, but for its epochs
-        self._live: dict[str, float] = {}  # what the sliders say, once one was moved
-        self._controls = Controls()
-        self._wishes: set[str] = set()  # stop, pause, snapshot
-        self._task: asyncio.Task[Trained] | None = None
+        self.stacks, self._given, self.folder = stacks, settings, Path(folder)
+        self.run, self._guard = run, guard
+        self._settings = self._read_settings()
+        self.state, self.controls = TrainingState(self._settings.epochs), Controls()
+        self._task: asyncio.Task[None] | None = None
         try:
             self._loop = asyncio.get_running_loop()
         except RuntimeError:  # no notebook
             self._loop = None
-        self.monitor = Monitor(self._base)
-        super().__init__(self._build(), lambda: self.monitor.curves.value)
-        self.monitor.say("Ready. The training starts with the next cell, or with Start.")
+        self.view = TrainingView(self._settings)
+        super().__init__(self._build(), lambda: self.view.curves.value)
+        self.view.say("Ready. The training starts with the next cell, or with Start.")
         self._show_buttons()
 
     def _read_settings(self) -> Settings:
@@ -118,92 +144,88 @@ class Dashboard(Panel):
     # ------------------------------------------------------------------ buttons and sliders
 
     def _build(self) -> list[widgets.Widget]:
-        self.start = _button("Start", self._press_start, "success")
-        self.pause = _button("Pause", self._press_pause)
+        self.start = _button("Start", partial(self._press, "start"), "success")
+        self.pause = _button("Pause", partial(self._press, "pause"))
         self.stop = _button("Stop and keep", self.wish_stop, "warning")
-        self.snapshot = _button("Snapshot", self._press_snapshot)
-        self.extend = _button("Extend by", self._press_extend)
+        self.snapshot = _button("Save now", partial(self._press, "snapshot"))
+        self.extend = _button("Extend by", partial(self._press, "extend"))
         self.more = widgets.BoundedIntText(5, min=1, max=100_000, layout={"width": "70px"})
         buttons = [self.start, self.pause, self.stop, self.snapshot, self.extend, self.more]
         top = widgets.HBox([*buttons, widgets.HTML("epochs")], layout={"flex_flow": "row wrap"})
         self.live = {
-            name: OptionField(name, getattr(self._base, name), self._take_live, brief=True)
-            for name in names_with("slider")
+            name: OptionField(
+                name, getattr(self._settings, name), partial(self._take_live, name), brief=True
+            )
+            for name in names_with("live")
+            if "slider" in OPTIONS[name].roles
         }
         title = widgets.HTML("<b>Change while it trains</b> (acts at the next step)")
-        return [top, self.monitor, title, *self.live.values()]
+        return [top, self.view, title, *self.live.values()]
 
     def _show_buttons(self) -> None:
         """Let only those buttons be pressed that would do something now."""
-        going, paused = self.is_training, "pause" in self._wishes
-        self.start.description = "Go on" if self.monitor.steps and not self._finished else "Start"
-        self.start.disabled = self._finished or (going and not paused)
-        self.pause.disabled = not going or paused
-        self.stop.disabled = self.snapshot.disabled = not going
-        self.extend.disabled = not going and self.run is None
+        may = self.state.may
+        self.start.description = "Go on" if self.state.begun or self.state.going else "Start"
+        self.start.disabled, self.pause.disabled = not may("start"), not may("pause")
+        self.stop.disabled, self.snapshot.disabled = not may("stop"), not may("snapshot")
+        self.extend.disabled = not may("extend")
 
-    def _press_start(self) -> None:
-        if "pause" in self._wishes:
-            self._wishes.discard("pause")
-            self._show_buttons()
-        else:
-            self._begin_in_the_loop()
+    def _press(self, what: str) -> None:
+        """Do what a button asks; its handler may run in any thread of the kernel."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._ask, what)
 
-    def _begin_in_the_loop(self) -> None:
-        """Begin a training from a handler, whatever thread it runs in."""
-        if self._loop is not None and not self.is_training:
-            self._loop.call_soon_threadsafe(self._begin)
-
-    def _press_pause(self) -> None:
-        if self.is_training:
-            self._wishes.add("pause")
-            self._show_buttons()
-
-    def _press_snapshot(self) -> None:
-        if self.is_training:
-            self._wishes.add("snapshot")
+    def _ask(self, what: str) -> None:
+        other = TrainingPanel.running
+        if other not in (None, self) and other.state.going:
+            self.view.say("Another training is running in this notebook; stop it first.", RED)
+            return
+        going = self.state.going
+        try:
+            if what == "start" and not self.state.begun:
+                self._take_settings()
+            self.state.ask(what, self.more.value)
+        except (UserError, StopInPlace) as error:
+            self.view.say(f"{error}.", RED)
+            return
+        if what == "snapshot":
+            self.controls.save_now()
+            self.view.facts.value = message(f"Saved before the next step, in '{self.run}'.")
+        elif what == "extend":
+            self._settings = self._settings.replace(epochs=self.state.epochs)
+            self.controls.change(epochs=self.state.epochs)
+            self.view.say(f"The training goes on to epoch {self.state.epochs}.")
+        if not going and self.state.going:
+            TrainingPanel.running = self
+            self._task = asyncio.ensure_future(self._train())
+        self._show_buttons()
 
     def wish_stop(self) -> None:
         """Stop after the step that is being taken, and keep the model."""
-        if self.is_training:
-            self._wishes.add("stop")
-            self.monitor.say("Stopping after this step …")
+        if self.state.may("stop"):
+            self.state.ask("stop")
+            self.view.say("Stopping after this step …")
+            self._show_buttons()
 
-    def _press_extend(self) -> None:
-        if self.run is None:
-            self.monitor.say("Nothing has been trained yet; set epochs in section 3 instead.")
-            return
-        epochs = self._base.epochs + self.more.value
-        self._base = self._base.replace(epochs=epochs)
-        self.monitor.settings = self.monitor.settings.replace(epochs=epochs)
-        self.monitor.say(f"The training goes on to epoch {epochs}.")
-        self._begin_in_the_loop()
-
-    def _take_live(self) -> None:
-        wanted = {name: field.value for name, field in self.live.items()}
+    def _take_live(self, name: str) -> None:
+        field = self.live[name]
         try:
-            checked = self.monitor.settings.replace(**wanted)
+            if not field.fault:
+                self.view.settings.replace(**{name: field.value})
+                self.controls.change(**{name: field.value})
+                self.view.facts.value = ""
         except UserError as error:
-            self.monitor.facts.value = message(f"Not taken: {error}.", RED)
-            return
-        self.monitor.settings = checked
-        self._live = wanted
-        self._controls.change(**wanted)
+            self.view.facts.value = message(f"Not taken: {error}.", RED)
+
+    def _take_settings(self) -> None:
+        """Take the options of the form as they are now; a slider that was moved here goes first."""
+        before, self._settings = self._settings, self._read_settings()
+        self.state.epochs, self.view.settings = self._settings.epochs, self._settings
+        for name, field in self.live.items():
+            if field.value == getattr(before, name):
+                field.value = getattr(self._settings, name)
 
     # ------------------------------------------------------------------ training
-
-    @property
-    def _finished(self) -> bool:
-        """Whether the last epoch is reached."""
-        task = self._task
-        if task is None or not task.done() or task.cancelled():
-            return False
-        return task.exception() is None and task.result().finished
-
-    @property
-    def is_training(self) -> bool:
-        """Whether a training goes on, or pauses."""
-        return self._task is not None and not self._task.done()
 
     async def check(self) -> None:
         """Take two steps on the side and say what the training will take.
@@ -211,15 +233,24 @@ class Dashboard(Panel):
         Raises
         ------
         StopInPlace
-            If it cannot be done; the panel says why.
+            If it cannot be done or is interrupted; the panel says why.
         """
-        self.monitor.say("Trying two steps …")
-        with ThreadPoolExecutor(1) as pool:
-            work = asyncio.ensure_future(_in(pool, try_steps, self.inputs, self._read_settings()))
-            try:
-                self.monitor.say(await attend(work, lambda: None))
-            except Exception as error:
-                raise self._told(error) from None
+        if not self.state.may("check"):
+            return
+        self.state.ask("check")
+        self._show_buttons()
+        self.view.say("Trying two steps …")
+        try:
+            work = in_thread(estimate_training, self.stacks, self._read_settings())
+            estimate = await attend(work, work.cancel)
+            self.view.say(f"{estimate.words} The next cell starts the training.")
+        except asyncio.CancelledError:
+            raise self._told(StopInPlace("The check was interrupted.")) from None
+        except Exception as error:
+            raise self._told(error) from None
+        finally:
+            self.state.end()
+            self._show_buttons()
 
     async def train(self) -> Trained:
         """Train to the end or to the stop, or wait for the training that Start began.
@@ -229,107 +260,96 @@ class Dashboard(Panel):
         StopInPlace
             If it cannot go on; the panel says why.
         """
+        task = self._task
+        if task is None or (task.done() and (task.cancelled() or task.exception())):
+            self._loop = asyncio.get_running_loop()
+            self._ask("start")
         if self._task is None:
-            self._begin()
+            raise StopInPlace("The training was not started; the panel says why.")
         try:
-            return await attend(self._task, self.wish_stop)
-        except StopInPlace:
-            self._task = None
-            raise
-
-    def _begin(self) -> None:
-        if not self.is_training:
-            self._wishes.clear()
-            self._task = asyncio.ensure_future(self._train())
-            self._task.add_done_callback(self._end)
-            self._show_buttons()
-
-    def _end(self, _: asyncio.Task[Trained]) -> None:
-        self._wishes.clear()
-        self._show_buttons()
-
-    async def _train(self) -> Trained:
-        with ThreadPoolExecutor(1, "wnet_nb") as pool:
-            try:
-                if self.run is None:
-                    self._take_settings()
-                    self.run = _new_folder(self.folder, self.inputs)
-                finished = False
-                while not finished and "stop" not in self._wishes:
-                    finished = await self._go_on(pool)
-                trained = await _in(pool, self._result, finished)
-            except Exception as error:
-                raise self._told(error) from None
-        how = "Finished" if finished else "Stopped, and the model of the last step is kept"
-        self.monitor.say(
-            f"{how}: {len(trained.history)} epochs; see '{self.run}/report.html'. To train anew "
-            "with other options, run this cell and the next one again."
-        )
-        return trained
-
-    def _take_settings(self) -> None:
-        self._base = self._read_settings()
-        self.monitor.settings = self._base.replace(**self._live)
-        for name, field in self.live.items():
-            field.value = getattr(self.monitor.settings, name)
-
-    async def _go_on(self, pool: ThreadPoolExecutor) -> bool:
-        """Train to the end (True), or until a wish asks for the training to be closed."""
-        base, monitor, steps = self._base, self.monitor, 0
-        monitor.say("Preparing the volumes …")
-        monitor.patch = await _in(pool, measure_patch, self.inputs, base)
-        events = await _in(pool, self._open)
-        try:
-            while (event := await _in(pool, next, events, None)) is not None:
-                pictures = await _in(pool, monitor.draw, event)
-                monitor.show(event, pictures)
-                if isinstance(event, Finished):
-                    return self._base.epochs == base.epochs
-                steps += isinstance(event, StepEnd)
-                while self._wishes == {"pause"}:
-                    monitor.say("Paused. Go on continues with the same numbers.")
-                    await asyncio.sleep(POLL_SECONDS)
-                other = "snapshot" in self._wishes or self._base.epochs != base.epochs
-                if "stop" in self._wishes or (other and steps):
-                    return False
+            await attend(self._task, self.wish_stop)
         finally:
-            await _in(pool, events.close)  # the state of the last step is written here
-            await _in(pool, self._keep_snapshot)
-        return False
+            self.show_still()
+        return self.trained
 
-    def _open(self) -> Generator[Event, None, None]:
-        return pipeline.train_events(
-            self.inputs,
-            self.run,
-            self._base,
-            resume=True,
-            validation=self.validation,
-            controls=self._controls,
+    @property
+    def has_model(self) -> bool:
+        """Whether something was learned that is kept on the disk."""
+        return self.run is not None and (self.run / checkpoint.WEIGHTS).exists()
+
+    @property
+    def source(self) -> Path:
+        """The run, for `find_cells`; a cell that asks too early stops in one sentence."""
+        return self.trained.run
+
+    @property
+    def trained(self) -> Trained:
+        """The model as this training left it; a cell that asks too early stops in one sentence."""
+        if not self.has_model:
+            raise StopInPlace("There is no model yet: nothing was trained in this panel.")
+        history = tuple(read_history(self.run))
+        return Trained(self.run, load_model(self.run), history, self.state.phase == "finished")
+
+    async def _train(self) -> None:
+        try:
+            if self.run is None:
+                self.run = free_run(self.folder, self.stacks.stacks[0].name)
+            with interrupt_between_cells(self.wish_stop) as renew:
+                while self.state.phase != "stopping" and self.state.done < self.state.epochs:
+                    await self._go_on(renew)
+            if not self.state.begun:
+                raise StopInPlace("Stopped before the first step: there is no model to keep.")
+        except Exception as error:
+            raise self._told(error) from None
+        finally:
+            self.state.end()
+            self._show_buttons()
+        how = "Finished"
+        if self.state.phase != "finished":
+            how = "Stopped, and the model of the last step is kept"
+        self.view.say(
+            f"{how}: {self.state.done} epochs{self.view.dice}; see '{self.run}/report.html'."
         )
 
-    def _keep_snapshot(self) -> None:
-        weights = self.run / checkpoint.WEIGHTS
-        if "snapshot" in self._wishes and weights.exists() and self.monitor.steps:
-            self._wishes.discard("snapshot")
-            copy = self.run / SNAPSHOTS / f"step-{self.monitor.last_step:06d}.safetensors"
-            copy.parent.mkdir(exist_ok=True)
-            shutil.copyfile(weights, copy)
+    async def _go_on(self, renew: Callable[[], None]) -> None:
+        """Train to the last epoch, or until the end is asked for."""
+        state, view = self.state, self.view
+        view.say("Preparing the volumes …")
+        view.cell = await in_thread(measure_patch, self.stacks, self._settings)
+        events = await in_thread(self._open)
+        try:
+            while (event := await in_thread(next, events, None)) is not None:
+                renew()
+                view.show(event, await in_thread(view.draw, event))
+                self._note(event)
+                while state.phase == "paused":
+                    view.say("Paused. Go on continues with the same numbers.")
+                    await asyncio.sleep(POLL_SECONDS)
+                if state.phase == "stopping":
+                    break
+        finally:  # the state of the last step is written here
+            await asyncio.shield(in_thread(events.close))
 
-    def _result(self, finished: bool) -> Trained:
-        if not (self.run / checkpoint.WEIGHTS).exists():
-            raise StopInPlace("Stopped before the first step: there is no model to keep.")
-        history = tuple(read_history(self.run))
-        return Trained(self.run, prediction.load_model(self.run), history, finished)
+    def _open(self) -> Events:
+        events = train_events(
+            self.stacks, self.run, self._settings, resume=True, controls=self.controls
+        )
+        return self._guard(events) if self._guard else events
+
+    def _note(self, event: Event) -> None:
+        if isinstance(event, Started):
+            self.state.done = event.epochs_done
+        elif isinstance(event, EpochEnd):
+            self.state.done = event.epoch
+        if isinstance(event, StepEnd) and not self.state.begun:
+            self.state.begun = True
+            self._show_buttons()
 
     def _told(self, error: Exception) -> Exception:
         """Show an error in the panel; return what the cell should raise."""
         words = explain(error)
-        self.monitor.say(words or f"Unexpected: {error!r}", RED)
+        self.view.say(words or f"Unexpected: {error!r}", RED)
         return error if words is None else StopInPlace(words)
-
-
-async def _in(pool: ThreadPoolExecutor, function: Callable, *arguments: Any) -> Any:
-    return await asyncio.get_running_loop().run_in_executor(pool, function, *arguments)
 
 
 def _button(name: str, press: Callable[[], None], style: str = "") -> widgets.Button:
@@ -337,13 +357,3 @@ def _button(name: str, press: Callable[[], None], style: str = "") -> widgets.Bu
     button = widgets.Button(description=name, button_style=style, layout=layout)
     button.on_click(lambda _: press())
     return button
-
-
-def _new_folder(folder: Path, inputs: Inputs) -> Path:
-    """Return a new folder for a run, named after the first volume."""
-    name = inputs.volumes[0].name
-    run, number = folder / name, 1
-    while run.exists():
-        number += 1
-        run = folder / f"{name}-{number}"
-    return run

@@ -1,9 +1,10 @@
-"""What a training shows: curves, the balance of the losses, and previews with the cells found."""
+"""What a training shows: curves, previews with the cells found, and what was changed on the way."""
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from html import escape
 from typing import Any
 
@@ -12,17 +13,24 @@ import numpy as np
 
 from wnet_nb.cells.outlines import segment_instances
 from wnet_nb.config import Settings
-from wnet_nb.events import EpochEnd, Event, Started, StepEnd
+from wnet_nb.errors import UserError
+from wnet_nb.events import EpochEnd, Event, Preview, Started, StepEnd
 from wnet_nb.figures import curves, overlay
-from wnet_nb.jobs.preflight import duration
+from wnet_nb.jobs.estimate import duration
 from wnet_nb.widgets.panel import Panel, message
 
 DRAW_SHARE = 10  # the curves are redrawn at most for this part of the time
 COLOURS = {"soft N-cut": "#1f5fa8", "reconstruction": "#b45309"}
+PICTURE = {"width": "940px", "max_width": "calc(100% - 4px)"}
 
 
-class Monitor(Panel):
-    """Shows a training from its events.
+class TrainingView(Panel):
+    """Draws a training from its events, and nothing else.
+
+    Parameters
+    ----------
+    settings : Settings
+        The options that the training begins with.
 
     Attributes
     ----------
@@ -30,8 +38,10 @@ class Monitor(Panel):
         The options that hold now.
     changes : dict of int to str
         Options changed before a step.
-    patch : tuple
-        Cell radius in µm and voxel size (z, y, x) in µm of the preview patch.
+    cell : tuple
+        Cell radius in µm (0 if not known) and voxel size (z, y, x) in µm of the preview patch.
+    dice : str
+        How well the network's foreground fits the user's labels, in words, if there are any.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -40,38 +50,31 @@ class Monitor(Panel):
         self.history: list[dict[str, Any]] = []
         self.changes: dict[int, str] = {}
         self.previews: dict[int, bytes] = {}
-        self.patch: tuple[float, tuple[float, ...]] = (0.0, (1.0, 1.0, 1.0))
-        self._started: Started | None = None
+        self.cell: tuple[float, tuple[float, ...]] = (0.0, (1.0, 1.0, 1.0))
+        self._per_epoch, self.dice = 1, ""
         self._drawn, self._cost = 0.0, 0.0
         self.bar = widgets.FloatProgress(min=0, max=1, layout={"width": "98%"})
         self.status, self.facts, self.note, self.balance = (widgets.HTML() for _ in range(4))
         self.curves, self.preview = (
-            widgets.Image(format="png", layout={"width": "940px", "max_width": "calc(100% - 4px)"})
-            for _ in range(2)
+            widgets.Image(format="png", layout=dict(PICTURE)) for _ in range(2)
         )
         self.preview.layout.display = "none"  # until there is one
-        self.logarithmic = widgets.Checkbox(description="logarithmic axes", indent=False)
-        self.logarithmic.observe(lambda _: self.draw_curves(), "value")
         self.epoch = widgets.IntSlider(
             0, 0, 0, description="epoch shown", layout={"width": "420px"}, disabled=True,
             style={"description_width": "90px"},
         )  # fmt: skip
         self.epoch.observe(lambda _: self._show_preview(), "value")
-        super().__init__(
-            [
-                self.bar,
-                self.status,
-                self.facts,
-                self.curves,
-                self.note,
-                self.logarithmic,
-                self.balance,
-                self.preview,
-                self.epoch,
-            ],
-            lambda: self.curves.value,
-        )
-        self.draw_curves()
+        details = widgets.Accordion(children=[self.balance])
+        details.set_title(0, "Details")
+        details.selected_index = None
+        seen = [self.status, self.facts, self.curves, self.note, self.preview, self.epoch]
+        super().__init__([self.bar, *seen, details], lambda: self.curves.value)
+        self.curves.value = self._curves_png()
+
+    @property
+    def last_step(self) -> int:
+        """The step that was taken last, from 1; 0 before the first."""
+        return self.steps[-1][0] if self.steps else 0
 
     def take(self, event: Event) -> None:
         """Take in one event and show it."""
@@ -79,51 +82,58 @@ class Monitor(Panel):
 
     def draw(self, event: Event) -> dict[str, bytes]:
         """Return the pictures that an event asks for; touches no widget, so a thread may do it."""
-        if isinstance(event, StepEnd):
-            self.steps.append((event.step, event.soft_ncut, event.reconstruction, event.total))
-            if event.changes:
-                self.mark(event.step, dict(event.changes))
-            if time.perf_counter() - self._drawn < max(1.0, DRAW_SHARE * self._cost):
-                return {}
         pictures = {}
         if isinstance(event, Started):
-            self._started, self.history = event, [dict(row) for row in event.history]
-        if isinstance(event, EpochEnd):
+            self._per_epoch, self.history = event.steps_per_epoch, [dict(r) for r in event.history]
+            for row in self.history:
+                self._mark_row(row)
+        elif isinstance(event, StepEnd):
+            self.steps.append((event.step, event.soft_ncut, event.reconstruction, event.total))
+            if event.changes:
+                self._take_changes(event.step, dict(event.changes))
+            elif time.perf_counter() - self._drawn < max(1.0, DRAW_SHARE * self._cost):
+                return {}
+        elif isinstance(event, EpochEnd):
             self.history.append(dict(event.row))
-            pictures["preview"] = self._preview_png(event)
+            self._mark_row(event.row)
+            pictures["preview"] = self._preview_png(event.preview, event.epoch)
         return pictures | {"curves": self._curves_png()}
 
-    @property
-    def last_step(self) -> int:
-        """The step that was taken last, from 1; 0 before the first."""
-        return self.steps[-1][0] if self.steps else 0
+    def _take_changes(self, step: int, changed: Mapping[str, float]) -> None:
+        self.settings = self.settings.replace(**changed)
+        self.changes[step] = "; ".join(f"{name}={value:g}" for name, value in changed.items())
+
+    def _mark_row(self, row: Mapping[str, Any]) -> None:
+        """Note the changes of an epoch, also of one before the training was resumed."""
+        for step, words in re.findall(r"step (\d+): ([^|]+)", row["changes"] or ""):
+            self.changes.setdefault(int(step), words.strip())
+        self.changes = dict(sorted(self.changes.items()))
 
     def _curves_png(self) -> bytes:
         began = time.perf_counter()
         figure = curves.plot_losses(
             self.history,
             steps=self.steps,
-            steps_per_epoch=self._started.steps_per_epoch if self._started else 1,
+            steps_per_epoch=self._per_epoch,
             epochs=self.settings.epochs,
             changes=list(self.changes),
-            log=self.logarithmic.value,
         )
         png = curves.figure_png(figure)
         self._drawn = time.perf_counter()
         self._cost = self._drawn - began
         return png
 
-    def _preview_png(self, event: EpochEnd) -> bytes:
-        radius, size = self.patch
-        preview = event.preview
-        cells = np.zeros(preview.image.shape, np.int32)
+    def _preview_png(self, preview: Preview, epoch: int) -> bytes:
+        radius, size = self.cell
+        cells, title = np.zeros(preview.image.shape, np.int32), f"one patch after epoch {epoch}"
         try:
+            if not radius:
+                raise UserError("the image shows no cell size")
             cells = segment_instances(
                 preview.probabilities, preview.image, voxel_size_um=size, cell_radius_um=radius
             ).labels
-        except ValueError:  # no class looks like cells yet
-            pass
-        title = f"preview patch after epoch {event.epoch}"
+        except UserError as error:
+            title += f" (no cells yet: {error})"
         figure = overlay.plot_preview(preview, voxel_size_um=size, title=title, cells=cells)
         return curves.figure_png(figure)
 
@@ -132,15 +142,21 @@ class Monitor(Panel):
         if "curves" in pictures:
             self.curves.value = pictures["curves"]
         if isinstance(event, Started):
-            self.bar.max = event.epochs * event.steps_per_epoch
-            words = f"{event.parameters:,} weights, patches of {times(event.patch_shape)} voxels"
+            self.bar.max = event.epochs * self._per_epoch
+            size = " × ".join(map(str, event.patch_shape))
+            words = f"{event.parameters:,} weights, patches of {size} voxels"
             self.facts.value = message(". ".join([words, *event.remarks]) + ".")
+            self._list_changes()
         elif isinstance(event, StepEnd):
+            self.bar.max = self.settings.epochs * self._per_epoch
             self.bar.value = event.step
             self.say(self._describe(event))
             self._show_balance(event)
-            self.show_changes()
+            if event.changes:
+                self._list_changes()
         elif isinstance(event, EpochEnd):
+            if event.validation_dice is not None:
+                self.dice = f" · Dice against your labels {event.validation_dice:.2f}"
             self._add_preview(event.epoch, pictures["preview"])
 
     def _describe(self, event: StepEnd) -> str:
@@ -149,7 +165,7 @@ class Monitor(Panel):
         return (
             f"epoch {event.epoch} of {self.settings.epochs} · step {event.step} of "
             f"{self.bar.max:.0f} · {duration(event.seconds_left)} left{used} · "
-            f"soft N-cut {event.soft_ncut:.3f}"
+            f"soft N-cut {event.soft_ncut:.3f}{self.dice}"
         )
 
     def _add_preview(self, epoch: int, picture: bytes) -> None:
@@ -166,35 +182,22 @@ class Monitor(Panel):
             self.preview.value = self.previews[self.epoch.value]
             self.preview.layout.display = ""
 
-    def draw_curves(self) -> None:
-        """Draw the curves anew."""
-        self.curves.value = self._curves_png()
-
     def _show_balance(self, event: StepEnd) -> None:
         parts = {
             "soft N-cut": self.settings.ncut_weight * event.soft_ncut,
             "reconstruction": self.settings.reconstruction_weight * event.reconstruction,
         }
         whole = max(sum(parts.values()), 1e-12)
-        shares = {name: part / whole for name, part in parts.items()}
-        pieces = "".join(
-            f'<div style="width:{share:.1%};background:{COLOURS[name]};height:14px"></div>'
-            for name, share in shares.items()
-        )
         words = " · ".join(
-            f'<span style="color:{COLOURS[name]}">■</span> {name} {share:.0%}'
-            for name, share in shares.items()
+            f'<span style="color:{COLOURS[name]}">■</span> {name} {part / whole:.0%}'
+            for name, part in parts.items()
         )
         self.balance.value = (
-            f'<div style="max-width:700px">Share of the total loss: {words}'
-            f'<div style="display:flex;overflow:hidden;border-radius:3px">{pieces}</div></div>'
+            f"Share of the total loss: {words}. Reconstruction is counted in large numbers; that "
+            "is a problem only if the soft N-cut does not fall."
         )
 
-    def mark(self, step: int, moved: Mapping[str, float]) -> None:
-        """Remember options that hold from a step on; touches no widget."""
-        self.changes[step] = "; ".join(f"{name} = {value:g}" for name, value in moved.items())
-
-    def show_changes(self) -> None:
+    def _list_changes(self) -> None:
         """List the options that were changed, numbered as on the curves."""
         lines = [
             f"{n}: from step {step}, {escape(words)}"
@@ -205,8 +208,3 @@ class Monitor(Panel):
     def say(self, text: str, colour: str = "inherit") -> None:
         """Show one sentence where the user is looking."""
         self.status.value = message(text, colour)
-
-
-def times(shape: Sequence[int]) -> str:
-    """Return a size in words."""
-    return " × ".join(map(str, shape))

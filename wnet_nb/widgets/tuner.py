@@ -1,27 +1,28 @@
-"""Sliders for how cells are cut out, live on a crop of the user's volume."""
+"""Sliders for how cells are cut out, live on a crop of the user's volumes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import ipywidgets as widgets
 import numpy as np
 
-from wnet_nb.cells.outlines import segment_instances
-from wnet_nb.cells.size import CellSize, estimate_cell_radius
+from wnet_nb.cells.outlines import Instances, segment_instances
+from wnet_nb.cells.scores import match_instances
 from wnet_nb.data import Prepared
+from wnet_nb.errors import UserError
 from wnet_nb.figures import curves
-from wnet_nb.files.volumes import Volume
-from wnet_nb.inference import predict_volume
-from wnet_nb.jobs.prepare import prepare_volume
-from wnet_nb.widgets.option_form import labelled
+from wnet_nb.jobs.models import load_model
+from wnet_nb.jobs.segment import class_map
+from wnet_nb.jobs.stacks import Stack, Stacks
+from wnet_nb.widgets import remembered
+from wnet_nb.widgets.option_field import OptionField
 from wnet_nb.widgets.panel import RED, Panel, message
-from wnet_nb.widgets.training_panel import Trained
-from wnet_nb.widgets.viewer import Viewer
+from wnet_nb.widgets.viewer import TRUTH, Viewer
 
 CROP_VOXELS = 96  # edge of the crop: small enough to answer within a second or two
+TUNED = ("cell_radius_um", "boundary", "minimum_size", "foreground_classes")
 
 
 class CellTuner(Panel):
@@ -29,118 +30,135 @@ class CellTuner(Panel):
 
     Parameters
     ----------
-    trained : Trained
-    volume : Volume
-        The crop is where most happens in it.
+    network : ModelField, TrainingPanel, str or Path
+        See `find_cells`.
+    stacks : Stacks
+        One can be chosen; the crop is where most happens in it.
 
     Attributes
     ----------
     changes : dict
-        What differs from the trained settings; give it to `find_cells`.
+        What differs from what was found; give it to `find_cells`.
+    fields : dict of str to OptionField
     """
 
-    def __init__(self, trained: Trained, volume: Volume) -> None:
-        self._settings = trained.model.settings
-        self._size = volume.voxel_size_um
-        prepared, size = prepare_volume(volume, self._settings)
-        crop, self.place = _crop(prepared, volume.array)
-        self._image = np.asarray(volume.array[self.place])
-        self._probabilities = predict_volume(
-            trained.model.model,
-            crop,
-            tile_size=self._settings.tile_size,
-            precision=self._settings.precision,
+    def __init__(self, network: Any, stacks: Stacks) -> None:
+        source = getattr(network, "source", network)
+        self._model, self._stacks = load_model(source), stacks
+        self._settings = self._model.settings
+        self._given = {"network": str(self._model.source), "stacks": str(stacks.path)}
+        self.which = widgets.Dropdown(
+            options=[(stack.name, n) for n, stack in enumerate(stacks)], description="volume"
         )
-        first = {
-            "cell_radius_um": self._settings.cell_radius_um or self._radius(volume, size),
-            "boundary": self._settings.boundary,
-            "minimum_size": self._settings.minimum_size,
-        }
-        cells = self._segment(first)
-        first["boundary"] = round(cells.boundary, 3)
-        self._first = first
-        self.controls = {
-            "cell_radius_um": _slider(first, "cell_radius_um", 0.4, 2.5),
-            "boundary": widgets.FloatSlider(value=first["boundary"], min=0.05, max=0.95, step=0.01),
-            "minimum_size": widgets.FloatSlider(
-                value=first["minimum_size"], min=0, max=1, step=0.02
-            ),
-        }
-        rows = []
-        for name, control in self.controls.items():
-            control.continuous_update = False
-            control.layout.width = "300px"
-            control.observe(lambda _: self._update(), "value")
-            rows.append(labelled(name, control))
-        chosen = self._settings.foreground_classes or ()
-        self.classes = widgets.Dropdown(  # None as a value would be shown as an empty field
-            options=[("found from the image", ())]
-            + [(f"class {k}", (k,)) for k in range(len(self._probabilities))],
-            value=chosen if len(chosen) == 1 else (),
-        )
-        self.classes.observe(lambda _: self._update(), "value")
-        rows.append(labelled("foreground_classes", self.classes))
+        self.which.layout.display = "" if len(stacks) > 1 else "none"
+        self.which.observe(lambda _: self._open(), "value")
         self.count, self.sizes = widgets.HTML(), widgets.Image(format="png")
         self.sizes.layout = widgets.Layout(max_width="100%")
-        self.viewer = Viewer(
-            self._image,
-            voxel_size_um=self._size,
-            overlays={"cells": cells.labels},
-            below=[self.count, self.sizes],
+        self._box, self.viewer = widgets.VBox(), None
+        self._take_crop(stacks[0])
+        cells = self._segment({})
+        found = {"cell_radius_um": cells.cell_size.radius_um, "boundary": cells.boundary}
+        self._found = {n: getattr(self._settings, n) for n in TUNED}
+        self._found |= {n: float(f"{v:.3g}") for n, v in found.items() if self._found[n] is None}
+        radius = self._found["cell_radius_um"]
+        spans = {
+            "cell_radius_um": (0.4 * radius, 2.5 * radius, 105, False),
+            "boundary": (0.05, 0.95, 90, False),
+            "minimum_size": (0.0, 1.0, 50, False),
+        }
+        self.fields = {
+            n: OptionField(n, self._found[n], self._update, span=spans.get(n)) for n in TUNED
+        }
+        for name, value in remembered.recall("tuner", self._given).items():
+            self.fields[name].value = value
+        self.undo = widgets.Button(description="As found")
+        self.undo.on_click(lambda _: self._undo())
+        super().__init__(
+            [self.which, self._box, *self.fields.values(), self.undo],
+            lambda: self.viewer.picture.value,
         )
-        super().__init__([self.viewer, *rows], lambda: self.viewer.picture.value)
-        self._show(cells)
+        self._open()
 
     @property
     def changes(self) -> dict[str, Any]:
         """Options that were moved away from what was found."""
-        moved = {
-            name: control.value
-            for name, control in self.controls.items()
-            if control.value != self._first[name]
-        }
-        if self.classes.value:
-            moved["foreground_classes"] = self.classes.value
-        return moved
+        return {n: f.value for n, f in self.fields.items() if f.value != self._found[n]}
 
-    def _radius(self, volume: Volume, size: CellSize | None) -> float:
-        size = size or estimate_cell_radius(volume.array, voxel_size_um=volume.voxel_size_um)
-        return round(size.radius_um, 3)
+    def _undo(self) -> None:
+        for name, field in self.fields.items():
+            field.value = self._found[name]
+        self._update()
 
-    def _segment(self, values: Mapping[str, Any]) -> Any:
+    def _take_crop(self, stack: Stack) -> None:
+        """Find the class probabilities of the liveliest part of a volume."""
+        source = class_map(stack, self._model, self._settings)
+        source.prepared, self._place = _crop(source.prepared, stack.array)
+        self._image = np.asarray(stack.array[self._place])
+        self._size, truth = stack.voxel_size_um, stack.truth
+        self._truth = None if truth is None else truth[self._place]
+        self._probabilities = source.predict(None)
+
+    def _open(self) -> None:
+        stack = self._stacks[self.which.value]
+        self._take_crop(stack)
+        overlays = {"cells": self._segment(self.changes).labels}
+        if self._truth is not None:
+            overlays[TRUTH] = self._truth
+        self.viewer = Viewer(
+            self._image,
+            voxel_size_um=self._size,
+            overlays=overlays,
+            below=[self.count, self.sizes],
+        )
+        self._box.children = [self.viewer]
+        self._update()
+
+    def _segment(self, changes: dict[str, Any]) -> Instances:
+        settings, stack = self._settings.replace(**changes), self._stacks[self.which.value]
+        source = class_map(stack, self._model, settings)
         return segment_instances(
-            self._probabilities, self._image, voxel_size_um=self._size, **values
+            self._probabilities,
+            self._image,
+            voxel_size_um=self._size,
+            cell_radius_um=settings.cell_radius_um or stack.cell_size,
+            foreground_classes=source.foreground_classes,
+            core_class=source.core_class,
+            boundary=source.boundary,
+            minimum_size=settings.minimum_size,
         )
 
     def _update(self) -> None:
-        values = {name: control.value for name, control in self.controls.items()}
+        faults = [field.fault for field in self.fields.values() if field.fault]
         try:
-            cells = self._segment(values | {"foreground_classes": self.classes.value or None})
-        except ValueError as error:
+            if faults:
+                raise UserError(faults[0])
+            cells = self._segment(self.changes)
+        except UserError as error:
             self.count.value = message(f"{error}.", RED)
             return
         self.viewer.set_overlay("cells", cells.labels)
         self._show(cells)
+        remembered.keep("tuner", self._given, self.changes)
 
-    def _show(self, cells: Any) -> None:
+    def _show(self, cells: Instances) -> None:
         voxel = float(np.prod(self._size))
         volumes = np.bincount(cells.labels.ravel())[1:] * voxel
-        radius = cells.cell_size.radius_um
-        share = self.controls["minimum_size"].value
-        smallest = share * 4 / 3 * np.pi * radius**3
+        smallest = self.fields["minimum_size"].value * 4 / 3 * np.pi * cells.cell_size.radius_um**3
         self.sizes.value = curves.figure_png(curves.plot_sizes(volumes, smallest))
         edges = " × ".join(str(n) for n in self._image.shape)
-        self.count.value = f"<b>{cells.count} cells</b> in a crop of {edges} voxels"
+        words = f"<b>{cells.count} cells</b> in a crop of {edges} voxels"
+        if self._truth is not None:
+            scores = match_instances(cells.labels, self._truth, thresholds=[0.5])
+            words += f"; F1 {scores.f1[0]:.2f} at IoU 0.5 for {scores.n_true} true cells"
+        self.count.value = words
 
 
 def _crop(prepared: Prepared, image: np.ndarray) -> tuple[Prepared, tuple[slice, ...]]:
     """Return the liveliest part of a prepared volume, and where it lies in the image."""
     size = [max(1, CROP_VOXELS // f) for f in prepared.factors]
     array = prepared.array
-    steps = [max(1, s // 2) for s in size]
     starts = [
-        range(0, max(1, n - s + 1), step)
-        for n, s, step in zip(array.shape, size, steps, strict=True)
+        range(0, max(1, n - s + 1), max(1, s // 2)) for n, s in zip(array.shape, size, strict=True)
     ]
     corners = np.stack(np.meshgrid(*starts, indexing="ij"), -1).reshape(-1, 3)
     parts = [
@@ -153,10 +171,3 @@ def _crop(prepared: Prepared, image: np.ndarray) -> tuple[Prepared, tuple[slice,
     )
     shape = tuple(p.stop - p.start for p in place)
     return replace(prepared, array=array[part], shape=shape), place
-
-
-def _slider(first: Mapping[str, float], name: str, low: float, high: float) -> widgets.FloatSlider:
-    value = first[name]
-    return widgets.FloatSlider(
-        value=value, min=low * value, max=high * value, step=value / 50, readout_format=".3g"
-    )

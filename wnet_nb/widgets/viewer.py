@@ -2,20 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import ipywidgets as widgets
 import numpy as np
 
 from wnet_nb.figures import planes
+from wnet_nb.jobs.stacks import Stack, Stacks
 from wnet_nb.widgets.panel import Panel
 
-WIDTH = "520px"  # of the planes at most; beside the controls also on a narrow screen
+WIDTH = "760px"  # of the planes at most
 SLIDER = widgets.Layout(width="98%")
+CHOSEN = (255, 255, 255)  # colour of the cell that was chosen
+TRUTH = "true labels"
+# Core ipywidgets tell no click position. A pane of glass over the picture writes what the mouse
+# does into a text field that is not seen; where a page forbids that, the sliders remain.
+TELL = (
+    "const r=this.getBoundingClientRect(),"
+    "t=this.closest('.wnet-stage').querySelector('.wnet-hand input');"
+    "t.value=[(event.clientX-r.left)/r.width,(event.clientY-r.top)/r.height,"
+    "Math.sign(event.deltaY||0),Date.now()].join(' ');"
+    "for(const e of ['input','change'])t.dispatchEvent(new Event(e,{bubbles:true}))"
+)
+GLASS = (
+    "<style>.wnet-stage {position:relative} .wnet-hand {display:none !important}"
+    ".wnet-glass {position:absolute !important; inset:0; margin:0 !important;"
+    "height:100% !important} .wnet-glass * {height:100%}</style>"
+    '<div style="cursor:crosshair" title="click: move the cross; wheel: go through the planes" '
+    f'onclick="{TELL}" onwheel="event.preventDefault();{TELL}"></div>'
+)
 
 
 class Viewer(Panel):
-    """Three planes of a volume; sliders move a shared crosshair.
+    """Three planes of a volume; a click or the sliders move a shared crosshair.
 
     Parameters
     ----------
@@ -28,13 +48,19 @@ class Viewer(Panel):
         compared with a curtain. The planes begin where the first one, if labels, has most cells.
     below : sequence of Widget
         What to show under the controls.
+    on_cell : callable, optional
+        Called with the name of the overlay and the number of the cell that was clicked.
 
     Attributes
     ----------
     z, y, x : IntSlider
-        Where the planes cross.
+        Where the planes cross, in voxels.
+    zoom : Dropdown
+        How many times the planes are enlarged, around the cross.
     picture : Image
         The planes, as PNG.
+    chosen : tuple of str and int
+        The cell that is drawn white: the overlay it belongs to and its number.
     """
 
     def __init__(
@@ -44,18 +70,34 @@ class Viewer(Panel):
         voxel_size_um: Sequence[float],
         overlays: Mapping[str, np.ndarray] | None = None,
         below: Sequence[widgets.Widget] = (),
+        on_cell: Callable[[str, int], None] | None = None,
     ) -> None:
         self.image, self.voxel_size_um = image, tuple(float(s) for s in voxel_size_um)
         self.overlays = dict(overlays or {})
-        self._layout = planes.Layout.of(image.shape, self.voxel_size_um)
-        self.picture = widgets.Image(
-            format="png", layout={"flex": "1 1 330px", "max_width": WIDTH, "min_width": "0"}
+        self.on_cell, self.chosen = on_cell, ("", 0)
+        self._colours: dict[str, np.ndarray] = {}
+        self._make_controls()
+        stage = self._make_stage()
+        self._for_overlays = widgets.VBox([self.left, self.right, self.curtain, self.opacity])
+        sliders = [self.z, self.y, self.x, self.zoom, self.contrast]
+        controls = widgets.VBox(
+            [*sliders, self._for_overlays, self.where, *below],
+            layout={"flex": "1 1 270px", "max_width": "340px"},
         )
+        for control in (*sliders, self.left, self.right, self.opacity, self.curtain):
+            control.observe(self._draw, "value")
+        row = widgets.HBox(
+            [stage, controls], layout={"flex_flow": "row wrap", "align_items": "flex-start"}
+        )
+        super().__init__([row], lambda: self.picture.value)
+        self._draw()
+
+    def _make_controls(self) -> None:
         self.z, self.y, self.x = (
             widgets.IntSlider(p, 0, n - 1, description=axis, layout=SLIDER)
-            for axis, p, n in zip("zyx", self._first_point(), image.shape, strict=True)
+            for axis, p, n in zip("zyx", self._first_point(), self.image.shape, strict=True)
         )
-        low, high = _grey_range(image)
+        low, high = _grey_range(self.image)
         span = max(high - low, 1e-6)
         self.contrast = widgets.FloatRangeSlider(
             value=(low, high),
@@ -67,35 +109,34 @@ class Viewer(Panel):
             layout=SLIDER,
         )
         names = list(self.overlays)
-        self.left = widgets.Dropdown(
-            options=["none", *names],
-            value=names[0] if names else "none",
-            description="overlay",
-            layout=SLIDER,
-        )
-        self.right = widgets.Dropdown(
-            options=["none", *names],
-            value=names[1] if len(names) > 1 else "none",
-            description="compare",
-            layout=SLIDER,
+        shown = [*names, "none", "none"][:2]
+        self.left, self.right = (
+            widgets.Dropdown(
+                options=["none", *names], value=value, description=title, layout=SLIDER
+            )
+            for title, value in zip(("overlay", "compare"), shown, strict=True)
         )
         self.opacity = _share(0.45, "opacity")
         self.curtain = _share(0.5 if len(names) > 1 else 1.0, "curtain")
+        self.zoom = widgets.Dropdown(
+            options=[("the whole", 1), ("2 ×", 2), ("4 ×", 4), ("8 ×", 8)],
+            description="zoom",
+            layout=SLIDER,
+        )
         self.where = widgets.HTML()
-        sliders = [self.z, self.y, self.x, self.contrast]
-        self._for_overlays = widgets.VBox([self.left, self.right, self.curtain, self.opacity])
-        controls = widgets.VBox(
-            [*sliders, self._for_overlays, self.where, *below],
-            layout={"flex": "1 1 270px", "max_width": "340px"},
+
+    def _make_stage(self) -> widgets.Widget:
+        self.picture = widgets.Image(format="png", layout={"width": "100%"})
+        glass, self.hand = widgets.HTML(GLASS), widgets.Text()
+        glass.add_class("wnet-glass")
+        self.hand.add_class("wnet-hand")
+        self.hand.observe(self._take_hand, "value")
+        stage = widgets.Box(
+            [self.picture, glass, self.hand],
+            layout={"flex": "2 1 330px", "max_width": WIDTH, "min_width": "0"},
         )
-        for control in (*sliders, self.left, self.right, self.opacity, self.curtain):
-            control.observe(self._draw, "value")
-        row = widgets.HBox(
-            [self.picture, controls],
-            layout={"flex_flow": "row wrap", "align_items": "flex-start"},
-        )
-        super().__init__([row], lambda: self.picture.value)
-        self._draw()
+        stage.add_class("wnet-stage")
+        return stage
 
     def _first_point(self) -> Sequence[int]:
         first = next(iter(self.overlays.values()), None)
@@ -114,44 +155,183 @@ class Viewer(Panel):
             for slider, value in zip((self.z, self.y, self.x), point, strict=True):
                 slider.value = round(value)
 
+    def choose(self, overlay: str, cell: int, point: Sequence[float] | None = None) -> None:
+        """Draw a cell white, in whichever of the two overlays it is, and go to a point of it."""
+        self.chosen = (overlay, cell)
+        if overlay not in (self.left.value, self.right.value):
+            self.left.value = overlay
+        if point is not None:
+            self.point = point
+        window, _ = self._window()
+        share = (self.x.value - window[2].start + 0.5) / (window[2].stop - window[2].start)
+        hidden = (
+            share > self.curtain.value
+            if overlay == self.left.value
+            else (share < self.curtain.value)
+        )
+        if hidden:  # draw the curtain aside
+            self.curtain.value = float(overlay == self.left.value)
+        self._draw()
+
     def set_overlay(self, name: str, overlay: np.ndarray) -> None:
         """Add or replace an overlay; it is shown at once where it is chosen."""
         self.overlays[name] = overlay
+        self._colours.pop(name, None)
         if name not in self.left.options:
             chosen = self.right.value
             self.left.options = self.right.options = ["none", *self.overlays]
             self.left.value, self.right.value = name, chosen
         self._draw()
 
+    # ------------------------------------------------------------------ the mouse
+
+    def _take_hand(self, change: Mapping[str, Any]) -> None:
+        across, down, wheel, _ = (float(word) for word in change["new"].split())
+        window, layout = self._window()
+        row, column = down * layout.shape[0], across * layout.shape[1]
+        point = list(self.point)
+        for (rows, columns), axes in zip(layout.places, ((1, 2), (0, 2), (1, 0)), strict=True):
+            if not (rows.start <= row < rows.stop and columns.start <= column < columns.stop):
+                continue
+            if wheel:
+                (through,) = {0, 1, 2} - set(axes)
+                point[through] = min(max(0, point[through] + int(wheel)), self._last(through))
+                self.point = point
+                return
+            for place, at, axis in zip((rows, columns), (row, column), axes, strict=True):
+                share = (at - place.start) / (place.stop - place.start)
+                part = window[axis]
+                point[axis] = part.start + int(share * (part.stop - part.start))
+            self.point = point
+            share = (column - columns.start) / (columns.stop - columns.start)
+            self._choose_here(share < self.curtain.value)
+
+    def _last(self, axis: int) -> int:
+        return self.image.shape[axis] - 1
+
+    def _choose_here(self, is_left: bool) -> None:
+        """Choose the cell at the cross, of the overlay that is seen there."""
+        names = [name for name in (self.left.value, self.right.value) if name in self.overlays]
+        if not names:
+            return
+        name = names[0] if is_left else names[-1]
+        overlay = self.overlays[name]
+        if overlay.dtype.kind == "f" or not overlay[self.point]:
+            return
+        self.choose(name, int(overlay[self.point]))
+        if self.on_cell:
+            self.on_cell(*self.chosen)
+
+    # ------------------------------------------------------------------ the picture
+
+    def _window(self) -> tuple[tuple[slice, ...], planes.Layout]:
+        """Return the part of the volume that is shown, and the layout of its planes."""
+        window = []
+        for p, n in zip(self.point, self.image.shape, strict=True):
+            size = max(1, n // self.zoom.value)
+            start = min(max(0, p - size // 2), n - size)
+            window.append(slice(start, start + size))
+        shape = [part.stop - part.start for part in window]
+        return tuple(window), planes.Layout.of(shape, self.voxel_size_um)
+
+    def _colours_of(self, name: str) -> np.ndarray | None:
+        overlay = self.overlays.get(name)
+        if overlay is None or overlay.dtype.kind == "f":
+            return None
+        if name not in self._colours:
+            self._colours[name] = planes.cell_colours(overlay)
+        colours = self._colours[name]
+        if self.chosen[0] == name and 0 < self.chosen[1] < len(colours):
+            colours = colours.copy()
+            colours[self.chosen[1]] = CHOSEN
+        return colours
+
     def _draw(self, _: object = None) -> None:
-        point = self.point
+        window, layout = self._window()
+        names = self.left.value, self.right.value
+        left, right = (self.overlays[n][window] if n in self.overlays else None for n in names)
         self._for_overlays.layout.display = "" if self.overlays else "none"
         self.picture.value = planes.planes_png(
-            self.image,
-            point,
-            self._layout,
+            self.image[window],
+            [p - part.start for p, part in zip(self.point, window, strict=True)],
+            layout,
             limits=self.contrast.value,
-            left=self.overlays.get(self.left.value),
-            right=self.overlays.get(self.right.value),
+            left=left,
+            right=right,
+            colours=(self._colours_of(names[0]), self._colours_of(names[1])),
             opacity=self.opacity.value,
             curtain=self.curtain.value,
         )
-        micrometres = ", ".join(
-            f"{axis} {p * s:.4g}"
-            for axis, p, s in zip("zyx", point, self.voxel_size_um, strict=True)
-        )
-        z, y, x = (
-            f"{n * s:.4g}" for n, s in zip(self.image.shape, self.voxel_size_um, strict=True)
-        )
-        text = f"XY is {x} µm wide and {y} µm high, {z} µm deep"
-        text += f"<br>cross at {micrometres} µm, brightness {self.image[point]:.4g}"
+        self.where.value = self._describe()
+
+    def _describe(self) -> str:
+        point = self.point
+        pairs = list(zip("zyx", point, self.voxel_size_um, self.image.shape, strict=True))
+        voxels = ", ".join(f"{axis} {p}" for axis, p, _, _ in pairs)
+        lengths = ", ".join(f"{p * s:.4g}" for _, p, s, _ in pairs)
+        sides = " × ".join(f"{n * s:.4g}" for _, _, s, n in pairs)
+        lines = [
+            f"the volume is {sides} µm (z, y, x)",
+            f"cross at voxel {voxels} ({lengths} µm), brightness {self.image[point]:.4g}",
+        ]
         for overlay, side in ((self.left, "left"), (self.right, "right")):
             if overlay.value in self.overlays:
                 value = self.overlays[overlay.value][point]
-                kind = "cell number" if self.overlays[overlay.value].dtype.kind in "iu" else "value"
+                kind = "cell" if self.overlays[overlay.value].dtype.kind in "iu" else "value"
                 found = f"{kind} {value:.4g}" if value else "no cell"
-                text += f"<br>{side}: {overlay.value}; at the cross {found}"
-        self.where.value = f'<div style="line-height:1.4">{text}</div>'
+                lines.append(f"{side}: {overlay.value}; at the cross {found}")
+        return f'<div style="line-height:1.4">{"<br>".join(lines)}</div>'
+
+
+class Chooser(Panel):
+    """One of several panels, made when its name is chosen; the names hide if there is one.
+
+    Parameters
+    ----------
+    names : sequence of str
+    make : callable
+        Gets the number of a name and returns the panel.
+
+    Attributes
+    ----------
+    which : Dropdown
+    shown : Panel
+    """
+
+    def __init__(self, names: Sequence[str], make: Callable[[int], Panel]) -> None:
+        self._make = make
+        options = [(f"{n + 1}: {name}", n) for n, name in enumerate(names)]
+        self.which = widgets.Dropdown(options=options, description="volume")
+        self.which.layout.display = "" if len(names) > 1 else "none"
+        self.which.observe(lambda change: self._choose(change["new"]), "value")
+        self.shown = make(0)
+        self._box = widgets.VBox([self.shown])
+        super().__init__(
+            [self.which, self._box], lambda: self.shown._picture() if self.shown._picture else b""
+        )
+
+    def _choose(self, number: int) -> None:
+        self.shown = self._make(number)
+        self._box.children = [self.shown]
+
+
+def view_stacks(stacks: Stacks) -> Chooser:
+    """Return a viewer of the volumes, with their true labels where there are any."""
+
+    def make(number: int) -> Viewer:
+        return Viewer(
+            stacks[number].array,
+            voxel_size_um=stacks[number].voxel_size_um,
+            overlays=true_overlay(stacks[number]),
+        )
+
+    return Chooser([stack.name for stack in stacks], make)
+
+
+def true_overlay(stack: Stack) -> dict[str, np.ndarray]:
+    """Return the true labels of a volume as an overlay; nothing without."""
+    truth = stack.truth
+    return {} if truth is None else {TRUTH: truth}
 
 
 def _share(value: float, name: str) -> widgets.FloatSlider:

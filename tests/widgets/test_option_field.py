@@ -1,0 +1,74 @@
+import pytest
+
+from wnet_nb.widgets.option_field import OptionField
+
+
+def field(name, value, told=None):
+    calls = [] if told is None else told
+    return OptionField(name, value, lambda: calls.append(name))
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "entry", "value"),
+    [
+        ("ncut_weight", 0.5, "0,3", 0.3),
+        ("ncut_weight", 0.5, "0.3", 0.3),
+        ("learning_rate", 1e-3, "2e-5", 2e-5),
+        ("epochs", 5, "12", 12),
+        ("patch_size", 64, "16,24,24", (16, 24, 24)),
+        ("voxel_size_um", None, "0,5; 0,25; 0,25", (0.5, 0.25, 0.25)),
+        ("cell_radius_um", 4.0, "", None),
+        ("foreground_classes", None, "1", (1,)),
+    ],
+)
+def test_an_entry_is_read_with_a_decimal_point_or_comma(name, before, entry, value):
+    one = field(name, before)
+    one.control.value = entry
+    assert (one.value, one.fault) == (value, "")
+
+
+def test_an_entry_that_cannot_be_taken_is_a_fault_beside_the_field():
+    told = []
+    one = field("epochs", 5, told)
+    one.control.value = "abc"
+    assert "epochs='abc' must be a number" in one.fault and one.fault in one.problem.value.replace(
+        "&#x27;", "'"
+    )
+    assert told == ["epochs"]
+    one.control.value = "5"
+    assert (one.fault, one.problem.value, one.value) == ("", "", 5)
+
+
+def test_a_slider_writes_its_value_into_the_field_and_follows_it():
+    told = []
+    one = field("spatial_sigma", 4.0, told)
+    one.slider.value += 10
+    assert one.value == 5.0 and one.control.value == "5.0" and told == ["spatial_sigma"]
+    one.control.value = "8,0"
+    assert one.slider.value == 75 and told == ["spatial_sigma"] * 2
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("reconstruction_weight", 0.005), ("ncut_weight", 0.513), ("radius", 30)]
+)
+def test_a_value_between_or_beyond_the_steps_of_its_slider_stays(name, value):
+    told = []
+    one = field(name, value, told)
+    one.slider.value = one.slider.value  # as a browser answers
+    assert one.value == value and told == []
+
+
+def test_every_position_of_a_slider_is_a_value_of_its_own_and_in_order():
+    one = field("reconstruction_weight", 0.005)
+    values = []
+    for position in range(one.slider.min, one.slider.max + 1):
+        one.slider.value = position
+        values.append(one.value)
+    assert values == sorted(set(values)) and (values[0], values[-1]) == (1e-5, 1.0)
+
+
+def test_a_field_that_is_set_by_the_program_tells_nobody():
+    told = []
+    one = field("radius", 2, told)
+    one.value = 5
+    assert told == [] and one.control.value == "5" and one.slider.value == 4

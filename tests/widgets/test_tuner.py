@@ -1,0 +1,55 @@
+import pytest
+
+from wnet_nb import widgets
+from wnet_nb.jobs.models import load_model
+from wnet_nb.jobs.segment import segment_settings
+from wnet_nb.jobs.stacks import read_stacks
+from wnet_nb.widgets.viewer import TRUTH
+
+
+@pytest.fixture(params=["a run", "none"])
+def tuner(request, trained, stacks):
+    return widgets.CellTuner(trained.run if request.param == "a run" else "none", stacks)
+
+
+def test_a_field_moves_count_sizes_and_changes_and_can_be_undone(tuner):
+    assert tuner.changes == {}
+    sizes, words = tuner.sizes.value, tuner.count.value
+    tuner.fields["minimum_size"].control.value = "0,9"
+    assert tuner.sizes.value != sizes
+    assert tuner.changes == {"minimum_size": 0.9}
+    tuner.undo.click()
+    assert (tuner.changes, tuner.count.value) == ({}, words)
+
+
+def test_its_changes_are_options_of_the_segmentation(trained, stacks):
+    tuner = widgets.CellTuner(trained.run, stacks)
+    tuner.fields["boundary"].slider.value += 5
+    settings = segment_settings(load_model(trained.run), tuner.changes)
+    assert settings.boundary == tuner.changes["boundary"]
+
+
+def test_it_scores_against_the_truth_and_shows_it(tuner):
+    assert "for 10 true cells" in tuner.count.value
+    assert TRUTH in tuner.viewer.overlays
+
+
+def test_a_class_that_does_not_exist_is_said(trained, stacks):
+    tuner = widgets.CellTuner(trained.run, stacks)
+    tuner.fields["foreground_classes"].control.value = "7"
+    assert "does not fit n_classes=2" in tuner.count.value
+
+
+def test_another_volume_keeps_what_was_tuned(folder, settings, trained):
+    tuner = widgets.CellTuner(trained.run, read_stacks(folder / "two", settings))
+    tuner.fields["minimum_size"].control.value = "0.5"
+    first = tuner.viewer.picture.value
+    tuner.which.value = 1
+    assert tuner.viewer.picture.value != first
+    assert tuner.changes == {"minimum_size": 0.5}
+
+
+def test_what_was_tuned_is_there_after_a_restart(trained, stacks):
+    widgets.CellTuner(trained.run, stacks).fields["minimum_size"].control.value = "0.5"
+    assert widgets.CellTuner(trained.run, stacks).changes == {"minimum_size": 0.5}
+    assert widgets.CellTuner("none", stacks).changes == {}

@@ -1,0 +1,125 @@
+"""The field for the network to use: a run of yesterday, a weights file, or one of three words."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from html import escape
+from pathlib import Path
+
+import ipywidgets as widgets
+
+from wnet_nb import checkpoint
+from wnet_nb.errors import UserError
+from wnet_nb.files import run_files
+from wnet_nb.files.result import Result
+from wnet_nb.jobs.models import NONE, STARTER, STARTER_WEIGHTS, is_word, load_model
+from wnet_nb.widgets import remembered
+from wnet_nb.widgets.busy_cell import StopInPlace
+from wnet_nb.widgets.data_field import clean_path
+from wnet_nb.widgets.panel import RED, Panel, message
+
+WORDS = {
+    "starter": "the network in this package, trained on simulated cells",
+    "none": "no network: the same steps on the image alone",
+    "published": "CellSeg3D's network, fetched once; slow without a GPU",
+}
+
+
+class ModelField(Panel):
+    """Which network finds the cells; lists the runs that are there.
+
+    Parameters
+    ----------
+    value : str or Path, optional
+        A run folder, a weights file, ``starter``, ``published`` or ``none``. If not given, the
+        starter where it is installed.
+    folder : str or Path
+        Where the runs are.
+    part : str
+        Under this name, what is filled in stays for the next time.
+
+    Attributes
+    ----------
+    choice : Text
+        The field.
+    list : Dropdown
+        Words and runs; what is chosen there is written into the field.
+    """
+
+    def __init__(
+        self, value: str | Path = "", *, folder: str | Path = "runs", part: str = "model"
+    ) -> None:
+        self._part, self._fault = part, ""
+        self._begun = str(value) or (STARTER if STARTER_WEIGHTS.exists() else NONE)
+        chosen = remembered.recall(part, self._begun).get("model", self._begun)
+        wide = {"layout": {"width": "98%", "max_width": "800px"}}
+        style = {"description_width": "110px"}
+        self.choice = widgets.Text(
+            value=chosen, description="network", continuous_update=False, style=style, **wide
+        )
+        options = [("(choose)", ""), *((f"{word}: {text}", word) for word, text in WORDS.items())]
+        options += [(_describe_run(run), str(run)) for run in find_runs(folder)]
+        self.list = widgets.Dropdown(
+            options=options, description="what is there", style=style, **wide
+        )
+        self.found = widgets.HTML()
+        self.list.observe(self._take, "value")
+        self.choice.observe(self._look, "value")
+        super().__init__([self.choice, self.list, self.found], words=lambda: self.found.value)
+        self._look()
+
+    @property
+    def source(self) -> str | Path:
+        """What is chosen, for `jobs.models.load_model`; a cell stops here if it is not there."""
+        if self._fault:
+            raise StopInPlace(self._fault)
+        text = self.choice.value.strip()
+        return text if is_word(text) else clean_path(text)
+
+    def _take(self, change: dict) -> None:
+        if change["new"]:
+            self.choice.value = change["new"]
+
+    def _look(self, _: object = None) -> None:
+        text, self._fault = self.choice.value.strip(), ""
+        try:
+            said = WORDS[text] if is_word(text) else self._describe(clean_path(text))
+            if text == STARTER and not STARTER_WEIGHTS.exists():
+                raise UserError("there is no starter in this installation; choose 'none'")
+        except UserError as error:
+            self._fault = f"{error}."
+            self.found.value = message(self._fault, RED)
+            return
+        self.found.value = message(f"{said}.")
+        remembered.keep(self._part, self._begun, {"model": text})
+
+    def _describe(self, path: Path) -> str:
+        if not path.exists():
+            raise UserError(
+                f"there is no network '{path}', looked for in '{Path.cwd()}'; give a run folder, "
+                f"a weights file, or one of: {', '.join(WORDS)}"
+            )
+        settings = load_model(path).settings
+        return f"A network of {settings.base_channels} channels and {settings.n_classes} classes"
+
+
+def find_runs(folder: str | Path) -> list[Path]:
+    """Return the run folders with a network in them, the newest first."""
+    runs = [path for path in Path(folder).glob("[!.]*") if run_files.is_run(path)]
+    runs = [run for run in runs if (run / checkpoint.WEIGHTS).exists()]
+    return sorted(runs, key=lambda run: -(run / checkpoint.WEIGHTS).stat().st_mtime)
+
+
+def _describe_run(run: Path) -> str:
+    """Return a run's date, volumes and cells in one line."""
+    made = datetime.fromtimestamp((run / checkpoint.WEIGHTS).stat().st_mtime)
+    words = [f"{run}: {made:%d %b %Y %H:%M}"]
+    try:
+        names = [stack["name"] for stack in run_files.read_record(run).get("inputs", [])]
+        newest = {result.name: result.facts["count"] for result in Result.find_all(run)}
+    except (UserError, KeyError, TypeError) as error:
+        return f"{words[0]}, not readable: {escape(str(error))}"
+    more = f" and {len(names) - 2} more" if len(names) > 2 else ""
+    words.append(", ".join(names[:2]) + more)
+    words.append(f"{sum(newest.values())} cells" if newest else "no cells yet")
+    return ", ".join(words)
