@@ -528,14 +528,12 @@ def load_settings(path: str | os.PathLike[str]) -> Settings:
         If the file is missing, is not JSON, or holds an unknown option or a bad value.
     """
     path = Path(path)
+    if path.is_file() and path.stat().st_size > LARGEST_FILE:
+        raise UserError(f"'{path}' is no settings file: it has {path.stat().st_size:,} bytes")
     try:
-        if path.stat().st_size > LARGEST_FILE:
-            raise UserError(f"'{path}' is no settings file: it has {path.stat().st_size:,} bytes")
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"there is no settings file '{path}'; check the path") from None
-    except UserError:
-        raise
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"'{path}' is not a readable settings file: {error}") from None
     options = content.get("options", content) if isinstance(content, dict) else None
