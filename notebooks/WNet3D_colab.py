@@ -178,7 +178,8 @@ settings = main_settings.replace(augmentation=augmentation)
 #
 # Begins with a network that was trained before, which saves time if its images were like yours.
 # Leave it empty to begin anew; else give an earlier run's folder, a `.safetensors` file, a `.pth`
-# file of CellSeg3D, or the word `published` (fetched from the web). Takes **seconds**. The learning
+# file of CellSeg3D, or a word: `starter` (comes with the program) or `published` (fetched from the
+# web). Takes **seconds**. The learning
 # rate is made ten times lower, so that the network does not forget what it knows.
 #
 # *Usual mistake:* a network of another size. The cell says so; take the preset it was trained with.
@@ -277,7 +278,7 @@ Image(curves.figure_png(curves.plot_losses(trained.history)))
 
 # %%
 found = await widgets.find_cells(trained, data.stacks)
-print("Written to", quality.write_quality(trained.run, found, session.truth))
+print("Written to", quality.write_quality(trained.run, found))
 widgets.show_scores(found)
 
 # %% [markdown]
@@ -289,7 +290,8 @@ widgets.show_scores(found)
 # **seconds**.
 #
 # - `model`: empty for the network that you trained above; else the folder of an earlier run, a
-#   weights file, or the word `published`.
+#   weights file, or a word: `starter` (comes with the program), `published` (fetched from the web)
+#   or `none` (the same steps without a network).
 # - `images`: empty for the stacks of section 3.1; else a folder of TIFFs, or one TIFF.
 #
 # What you said of the data in section 3.1 (channel, time point, voxel size) holds here too. It is

@@ -1,3 +1,4 @@
+import json
 import os
 import sys
 import types
@@ -8,13 +9,10 @@ import tifffile
 import torch
 
 from wnet_nb import checkpoint, config
-from wnet_nb.colab import drive
-from wnet_nb.colab.session import BACKUPS, EXAMPLE, LINK, OWN, Session, describe_runtime
+from wnet_nb.colab.backups import FOLDER as BACKUPS
+from wnet_nb.colab.session import EXAMPLE, LINK, OWN, Session, describe_runtime
 from wnet_nb.errors import UserError
-from wnet_nb.files.run_files import read_history
 from wnet_nb.files.writing import write_volume
-from wnet_nb.jobs.stacks import read_stacks
-from wnet_nb.jobs.train import train_events
 from wnet_nb.model import WNet3D
 from wnet_nb.whole_file import sha256
 
@@ -55,13 +53,6 @@ def write_image(path, seed=0):
     image = random.integers(0, 200, (20, 24, 28)).astype(np.uint16)
     image[5:10, 5:12, 6:14] += 500
     return write_volume(path, image, voxel_size_um=(1, 1, 1))
-
-
-def train(session, source, settings=TINY):
-    """Train as the notebook does, without its widgets."""
-    stacks = read_stacks(source, settings)
-    events = train_events(stacks, session.run, settings, resume=True)
-    return [*session.guard(events)]
 
 
 def test_elsewhere_than_on_colab_drive_is_left_aside(away):
@@ -176,76 +167,19 @@ def test_a_new_run_leaves_the_states_of_earlier_runs_on_drive_alone(on_colab, mo
     assert session.run.name == "mine-2"
 
 
-def test_a_full_drive_does_not_end_a_training(on_colab, monkeypatch, capsys):
-    session = Session(use_drive=True)
-    session.open_run("mine", TINY)
-
-    def full(source, target):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(drive.shutil, "copyfile", full)
-    (session.run / checkpoint.STATES).mkdir(parents=True)
-    (session.run / checkpoint.STATES / "step-00000001.pt").write_text("state")
-    assert [*session.guard(event for event in (1, 2))] == [1, 2]
-    assert "without a copy on Drive" in capsys.readouterr().out
-    assert [p.name for p in on_colab.disk.iterdir() if p.suffix == ".zip"] == []
-
-
 def test_without_a_run_there_is_nothing_to_go_on_with(away):
     with pytest.raises(UserError, match="no run to go on with"):
         Session().open_run("mine", TINY, resume=True)
 
 
-def test_the_newest_whole_copy_on_drive_is_gone_on_with(on_colab, tmp_path, monkeypatch):
-    session = Session(use_drive=True)
-    source = write_image(on_colab.disk / "a.tif")
-    session.open_run("mine", TINY)
-    monkeypatch.setattr("wnet_nb.colab.session.BACKUP_SECONDS", 0)
-    train(session, source)
-    states = on_colab.drive / "wnet_nb" / BACKUPS
-    assert sorted(p.name for p in states.iterdir()) == [
-        "mine step 00000002.zip",
-        "mine step 00000004.zip",
-    ]
-    newest = states / "mine step 00000004.zip"
-    newest.write_bytes(newest.read_bytes()[:-500])  # a runtime that went while it wrote
-    (tmp_path / "fresh").mkdir()
-    monkeypatch.chdir(tmp_path / "fresh")
-    session = Session(use_drive=True)
-    settings = session.open_run("other", TINY.replace(epochs=9), resume=True)
-    assert session.run == tmp_path / "fresh" / "runs" / "mine"
-    assert settings == TINY
-    assert len(read_history(session.run)) == 1
-    train(session, source, settings)
-    assert [row["epoch"] for row in read_history(session.run)] == [1, 2]
-
-
-def test_a_run_on_the_local_disk_is_gone_on_with_without_drive(away):
-    session, source = Session(), write_image(away / "a.tif")
-    session.open_run("mine", TINY)
-    stacks = read_stacks(source, TINY)
-    events = session.guard(train_events(stacks, session.run, TINY, resume=True))
-    next(events), next(events)
-    events.close()
-    run = session.run
-    again = Session()
-    assert again.open_run("other", TINY, resume=True) == TINY
-    assert again.run == run
-    assert train(again, source)[-1].epochs == 2
-
-
-def test_only_the_last_two_states_stay_on_drive(on_colab):
-    session = Session(use_drive=True)
-    session.open_run("mine", TINY)
-    other = on_colab.drive / "wnet_nb" / BACKUPS / "mine-2 step 00000001.zip"
-    other.parent.mkdir(parents=True)
-    other.write_text("of another run")
-    (session.run / checkpoint.STATES).mkdir(parents=True)
-    for step in range(4):
-        (session.run / checkpoint.STATES / f"step-{step:08d}.pt").write_text("state")
-        session.back_up()
-    names = sorted(p.name for p in other.parent.iterdir())
-    assert names == ["mine step 00000002.zip", "mine step 00000003.zip", other.name]
+def test_a_run_on_the_local_disk_is_gone_on_with_by_its_own_settings(away):
+    run = away / "runs" / "mine"
+    write_text(run / checkpoint.STATES / "step-00000001.pt")
+    record = json.dumps({"options": TINY.as_dict()})
+    (run / "settings.json").write_text(record)
+    session = Session()
+    assert session.open_run("other", TINY.replace(epochs=9), resume=True) == TINY
+    assert session.run == run
 
 
 def test_results_get_a_new_folder_on_drive_and_a_download(on_colab):

@@ -172,6 +172,7 @@ def check_results(results, name, *, epochs):
         labels = tifffile.imread(cells / "labels.tif")
         assert labels.max() == found["count"] == len(rows(cells / "cells.csv"))
         assert found["count"] > 0
+        assert (cells / "scores.json").exists(), "every result of a volume with truth is scored"
     history = rows(results / "history.csv")
     assert [int(row["epoch"]) for row in history] == [*range(1, epochs + 1)]
     assert not list(results.rglob(".*")), "only finished files belong on Drive"
@@ -184,7 +185,7 @@ def check_results(results, name, *, epochs):
         "version_log.txt",
     }
     scores = rows(quality / "quality_metrics.csv")
-    assert [row["method"] for row in scores] == ["network", "classical"]
+    assert [row["method"] for row in scores] == ["network", "without network"]
     assert all(0 <= float(row["F1"]) <= 1 for row in scores)
 
 

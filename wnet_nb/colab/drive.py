@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import tempfile
 import zipfile
 from collections.abc import Iterable
 from functools import partial
@@ -21,17 +22,10 @@ SUFFIXES = (*TIFFS, ".csv")
 
 
 def bring(source: Path, folder: Path, progress: Progress) -> Path:
-    """Copy a file, or the TIFFs and tables of a folder, into `folder`; once, and what changed.
+    """Copy a file, or the TIFFs and tables of a folder, into `folder`: once, and what changed.
 
-    Returns
-    -------
-    Path
-        The copy of the file or folder; it holds what the source holds now, and nothing else.
-
-    Raises
-    ------
-    UserError
-        If the disk has too little room, or a file cannot be read.
+    The copy, which is returned, then holds what the source holds now and nothing else. UserError if
+    the disk has too little room, or a file cannot be read.
     """
     files = [source] if source.is_file() else [f for f in sorted(source.iterdir()) if _is_data(f)]
     copies = folder / f"{source.stem}-{_key(str(source))}"
@@ -59,22 +53,17 @@ def bring(source: Path, folder: Path, progress: Progress) -> Path:
 def fetch_volumes(link: str, folder: Path, progress: Progress) -> Path:
     """Fetch a TIFF, or a zip or tar of TIFFs, once, and return the folder that holds the TIFFs."""
     target = folder / f"link-{_key(link.strip())}"
-    if target.exists():
-        return _folder_of_tiffs(target)
-    received = folder / f"{target.name}.download"
-    download(link, received, kinds=("tiff", "zip", "gzip", "tar"), progress=progress)
-    try:
-        with received.open("rb") as file:
-            kind = kind_of(file.read(HEAD))
-        if kind == "tiff":
-            part = folder / f".{target.name}"
-            part.mkdir(exist_ok=True)
-            received.rename(part / "volume.tif")
-            part.rename(target)
-        else:
-            unpack(received, target)
-    finally:
-        received.unlink(missing_ok=True)
+    if not target.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".link-") as scratch:
+            received = Path(scratch) / "stacks" / "download"
+            download(link, received, kinds=("tiff", "zip", "gzip", "tar"), progress=progress)
+            with received.open("rb") as file:
+                is_tiff = kind_of(file.read(HEAD)) == "tiff"
+            if is_tiff:
+                received.rename(received.with_name("volume.tif")).parent.rename(target)
+            else:
+                unpack(received, target)
     return _folder_of_tiffs(target)
 
 
@@ -118,10 +107,7 @@ def pack(folder: Path, files: Iterable[Path], target: Path) -> Path:
 def copy_verified(source: Path, target: Path) -> None:
     """Copy to a new file under a temporary name, read it back, and then give it its name.
 
-    Raises
-    ------
-    UserError
-        If what was written is not what was meant; nothing is left then.
+    UserError if what was written is not what was meant; nothing is left then.
     """
     try:
         with new_file(target) as part:

@@ -6,11 +6,10 @@ after writing. Everywhere else the same calls work without Drive.
 
 from __future__ import annotations
 
-import glob
 import sys
-import time
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import torch
 from tqdm import tqdm
 
 from wnet_nb import checkpoint, config
+from wnet_nb.colab.backups import Backups
 from wnet_nb.colab.drive import (
     bring,
     copy_verified,
@@ -28,20 +28,14 @@ from wnet_nb.colab.drive import (
 )
 from wnet_nb.config import Settings
 from wnet_nb.errors import UserError
-from wnet_nb.events import EpochEnd, Event
-from wnet_nb.files.archives import unpack
 from wnet_nb.files.download import Progress
-from wnet_nb.files.published import PUBLISHED, fetch_published
 from wnet_nb.files.run_files import SETTINGS
 from wnet_nb.jobs.example import write_example
-from wnet_nb.jobs.segment import load_model
+from wnet_nb.jobs.models import find_weights, is_word, load_model
 from wnet_nb.jobs.stacks import Stacks
 from wnet_nb.widgets import DataField, Trained, TrainingPanel, open_training
 
 EXAMPLE, OWN, LINK = "example volume", "own folder", "Drive link"
-BACKUPS = "training states"  # folder on Drive
-BACKUP_SECONDS = 300  # a lost runtime costs at most so much training, and the epoch it was in
-BACKUPS_KEPT = 2
 
 
 def on_colab() -> bool:
@@ -64,25 +58,19 @@ def describe_runtime() -> str:
 class Session:
     """What the cells of the Colab notebook share: the places, the data and the run.
 
-    Parameters
-    ----------
-    use_drive : bool
-        Mount Google Drive (on Colab it asks for permission); elsewhere it is left aside.
-    folder : str
-        Folder of results on Drive.
+    On Colab and with `use_drive`, Google Drive is mounted, which asks for permission, and results
+    are kept in a `folder` there.
 
     Attributes
     ----------
-    home : Path
-        Folder of the work, on the local disk.
-    drive : Path or None
-        Folder of results on Drive.
+    home, drive : Path, and Path or None
+        Folders of the work on the local disk, and of the results on Drive.
     source, truth, run : Path or None
         Volumes to train on, their labels, and the run folder, as they become known.
     results : dict of str to Path
         Folders of the cells that other models found, by the name of the model.
-    data, images : DataField or None
-        What to train on, and where to find cells.
+    data : DataField or None
+        What to train on.
     """
 
     def __init__(self, use_drive: bool = False, *, folder: str = "wnet_nb") -> None:
@@ -91,9 +79,9 @@ class Session:
         self.my_drive = mount_drive(self.home / "drive") if use_drive and on_colab() else None
         self.drive = self.my_drive / folder if self.my_drive else None
         self.source = self.truth = self.run = None
-        self.data = self.images = None
+        self.data: DataField | None = None
         self.results: dict[str, Path] = {}
-        self._backed_up = 0.0
+        self.backups = Backups(self.drive)
 
     def __str__(self) -> str:
         """Say where things are."""
@@ -121,29 +109,19 @@ class Session:
     def choose_images(self, path: str = "") -> DataField:
         """Return the field for the stacks to find cells in, those of `get_data` if `path` is empty.
 
-        What was said of the data (channel, time, voxel size, slices) holds until it is changed
-        here, and what is changed here holds until it is said anew there.
+        What was said of the data (channel, time, voxel size, slices) holds here to begin with.
         """
-        if path.strip():
-            source = self._bring(self.find(path))
-        elif self.source is not None:
-            source = self.source
-        else:
+        if self.source is None and not path.strip():
             raise UserError("no stacks were chosen in this session; fill in the images' path")
+        source = self._bring(self.find(path)) if path.strip() else self.source
         truth = self.truth if source == self.source else None
-        self.images = DataField(source, truth, like=self.data, part="images")
-        return self.images
+        return DataField(source, truth, like=self.data, part="images")
 
     def get_data(self, kind: str, path: str = "", link: str = "", labels: str = "") -> Path:
         """Bring the volumes to the local disk, once, and return where they are.
 
-        Parameters
-        ----------
-        kind : str
-            ``example volume``, ``own folder`` (`path`) or ``Drive link`` (`link`, to one TIFF or a
-            zip of them).
-        path, link, labels : str
-            As `kind` asks; `labels` belong to the volumes by their names.
+        `kind` is ``example volume``, ``own folder`` (at `path`) or ``Drive link`` (`link`, to one
+        TIFF or a zip of them); `labels` is where those are that belong to the volumes by name.
         """
         self.truth = None
         if kind == EXAMPLE:
@@ -178,114 +156,49 @@ class Session:
         source = source.strip()
         if not source:
             return settings
-        path = fetch_published() if source == PUBLISHED else self.find(source)
-        checkpoint.load_start_weights(checkpoint.build_model(settings), path)
+        start = source if is_word(source) else str(self.find(source))
+        checkpoint.load_start_weights(checkpoint.build_model(settings), find_weights(start))
         rate = settings.learning_rate if settings.start_from else settings.learning_rate / 10
-        start = PUBLISHED if source == PUBLISHED else str(path)
         return settings.replace(start_from=start, learning_rate=rate)
 
     def open_run(self, name: str, settings: Settings, *, resume: bool = False) -> Settings:
-        """Choose the run folder: a new one, or the newest run to go on with.
-
-        Returns
-        -------
-        Settings
-            Those given; of a run to go on with, its own.
-        """
-        if not resume:
-            self.run = self._new_name(name.strip() or "run")
-            return settings
-        self.run = self._newest_run()
-        return config.load_settings(self.run / SETTINGS)
-
-    def _new_name(self, name: str) -> Path:
-        """Return a run folder whose name no run has, here or on Drive."""
-        run, number = self.home / "runs" / name, 1
-        while run.exists() or (
-            self.drive and any((self.drive / BACKUPS).glob(f"{glob.escape(run.name)} step *.zip"))
-        ):
+        """Choose a new run folder, or the newest run to go on with; return the run's settings."""
+        runs = self.home / "runs"
+        if resume:
+            self.run = self.backups.newest_run(runs)
+            return config.load_settings(self.run / SETTINGS)
+        name = name.strip() or "run"
+        run, number = runs / name, 1
+        while run.exists() or self.backups.of(run.name):
             number += 1
-            run = run.with_name(f"{name}-{number}")
-        return run
-
-    def _newest_run(self) -> Path:
-        found = [p.parent.parent for p in self.home.glob(f"runs/*/{checkpoint.STATES}/step-*.pt")]
-        found += list((self.drive / BACKUPS).glob("*.zip")) if self.drive else []
-        for one in sorted(set(found), key=_age):
-            if one.is_dir():
-                return one
-            run = free_name(self.home / "runs" / one.stem.rpartition(" step ")[0])
-            try:
-                unpack(one, run)
-                return run
-            except UserError as error:  # a copy that broke off: there is one before it
-                tqdm.write(f"{error}; the copy before it is taken")
-        raise UserError(
-            "there is no run to go on with; mount the Drive that it was saved to (section 2.2), or "
-            "start a new one"
-        )
+            run = runs / f"{name}-{number}"
+        self.run = run
+        return settings
 
     def open_training(self, stacks: Stacks, settings: Settings) -> TrainingPanel:
         """Return the training panel of the run that was opened; Drive gets a copy as it goes."""
-        panel = open_training(stacks, settings, run=self.run, guard=self.guard)
+        guard = partial(self.backups.guard, run=self.run)
+        panel = open_training(stacks, settings, run=self.run, guard=guard)
         self.run = panel.run  # of the training that is running, if there is one
         return panel
 
-    def guard(self, events: Generator[Event, None, None]) -> Generator[Event, None, None]:
-        """Pass a training's events on; copy its state to Drive now and then, and when it ends."""
-        try:
-            for event in events:
-                due = time.monotonic() - self._backed_up >= BACKUP_SECONDS
-                if isinstance(event, EpochEnd) and due:
-                    self._try_back_up()
-                yield event
-        finally:
-            events.close()  # the state of the last step is written here
-            self._try_back_up()
-
-    def _try_back_up(self) -> None:
-        self._backed_up = time.monotonic()
-        try:
-            self.back_up()
-        except (OSError, UserError) as error:  # a full Drive must not end a training
-            tqdm.write(f"the training goes on, but without a copy on Drive: {error}")
-
-    def back_up(self) -> Path | None:
-        """Copy what is needed to go on with the run to Drive, as one new file."""
-        states = sorted((self.run / checkpoint.STATES).glob("step-*.pt"))
-        if self.drive is None or not states:
-            return None
-        folder = self.drive / BACKUPS
-        target = folder / f"{self.run.name} {states[-1].stem.replace('-', ' ')}.zip"
-        if not target.exists():
-            files = [*(p for p in self.run.iterdir() if p.is_file()), states[-1]]
-            packed = pack(self.run, files, self.home / f".{target.name}")
-            try:
-                copy_verified(packed, target)
-            finally:
-                packed.unlink()
-        for old in sorted(folder.glob(f"{glob.escape(self.run.name)} step *.zip"))[:-BACKUPS_KEPT]:
-            old.unlink()  # ours, and older than two that were read back
-        return target
-
     def open_model(self, model: str = "") -> Trained:
-        """Return the network trained in this session, or the one at a path (or ``published``).
+        """Return the network trained in this session, or the one that a path or a word names.
 
         Cells that another model finds go to a folder of their own in `results`.
         """
         model = model.strip()
+        if not model and self.run is None:
+            raise UserError("nothing was trained in this session; fill in the model's path")
         if not model:
-            if self.run is None:
-                raise UserError("nothing was trained in this session; fill in the model's path")
-            loaded = load_model(self.run)
-            return Trained(self.run, loaded, tuple(loaded.history), True)
-        path = PUBLISHED if model == PUBLISHED else self.find(model)
+            path = run = self.run
+        else:
+            path = model if is_word(model) else self.find(model)
+            new = free_name(self.home / "results" / Path(path).stem)
+            run = self.results.setdefault(str(path), new)
         loaded = load_model(path)
-        if str(path) not in self.results:
-            folder = free_name(self.home / "results" / Path(path).stem)
-            folder.mkdir(parents=True)
-            self.results[str(path)] = folder
-        return Trained(self.results[str(path)], loaded, tuple(loaded.history), True)
+        run.mkdir(parents=True, exist_ok=True)
+        return Trained(run, loaded, tuple(loaded.history), True)
 
     def save(self, *, download: bool) -> str:
         """Copy all results to new folders on Drive, and as zips to the browser; say where."""
@@ -328,11 +241,6 @@ def mount_drive(point: Path) -> Path:
     if not my_drive.is_dir():
         raise UserError("Drive was not mounted; run the cell again and allow the access")
     return my_drive
-
-
-def _age(path: Path) -> float:
-    newest = path.glob(f"{checkpoint.STATES}/step-*.pt") if path.is_dir() else [path]
-    return -max(file.stat().st_mtime for file in newest)
 
 
 @contextmanager
