@@ -13,7 +13,8 @@ usage() {
 bash colab_setup.sh              set up only (on Google Colab: install what is missing)
 bash colab_setup.sh demo [...]   set up, then run the built-in example, e.g. demo --out DIR
 bash colab_setup.sh test [...]   set up, then run the tests; takes pytest's arguments
-bash colab_setup.sh lab [...]    set up, then open the local notebook in JupyterLab
+bash colab_setup.sh lab [...]    set up, then open your own copy of the notebook in JupyterLab: in the
+                                 folder this is called from, or in ~/wnet_nb if that is this one
 TEXT
 }
 
@@ -211,5 +212,14 @@ case $verb in
     demo) exec "$python" -P -m wnet_nb demo "$@" ;;
     # From the project's folder, to which the names that pytest prints are relative.
     test) cd -- "$root" && exec "$python" -m pytest "$@" ;;
-    lab) cd -- "$root" && exec "$python" -m jupyterlab "$notebook" "$@" ;;
+    # In the user's own folder, where the runs land, with a copy that is made once and never touched
+    # again: what is filled in and run there changes nothing in this one. -P as above.
+    lab)
+        case $PWD/ in "$root"/*) mkdir -p -- "$HOME/wnet_nb" && cd -- "$HOME/wnet_nb" ;; esac
+        own=${notebook##*/}
+        [ -e "$own" ] || cp -- "$root/$notebook" "$own"
+        [ "$(cksum <"$root/$notebook")" = "$(cksum <"$own")" ] ||
+            echo "Opening your copy of the notebook as you left it; delete or rename it to get a fresh one: $PWD/$own"
+        exec "$python" -P -m jupyterlab "$own" "$@"
+        ;;
 esac

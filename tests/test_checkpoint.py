@@ -10,9 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from wnet_nb import checkpoint
 from wnet_nb.checkpoint import (
     STATES,
     WEIGHTS,
+    StateKeeper,
     build_model,
     load_cellseg3d_weights,
     load_checkpoint,
@@ -25,7 +27,6 @@ from wnet_nb.checkpoint import (
 from wnet_nb.config import Settings
 from wnet_nb.errors import UserError
 from wnet_nb.model import WNet3D
-from wnet_nb.whole_file import write_whole
 
 SETTINGS = Settings(
     base_channels=4, n_classes=3, normalisation="minmax", voxel_size_um=(2.0, 0.5, 0.5), dropout=0.2
@@ -271,6 +272,70 @@ def test_half_a_state_of_a_killed_process_does_not_stay_for_ever(tmp_path):
     assert names == ["step-00000001.pt", "step-00000003.pt"]
 
 
+def keeper_at(monkeypatch, seconds_to_write, tmp_path, model):
+    """Return a keeper that has just written a state in the given time, and its clock."""
+    now = [1000.0]
+    monkeypatch.setattr("wnet_nb.checkpoint.time.monotonic", lambda: now[0])
+    keeper = StateKeeper(tmp_path)
+    write = checkpoint.save_state
+
+    def slowly(*arguments):
+        write(*arguments)
+        now[0] += seconds_to_write
+
+    monkeypatch.setattr(checkpoint, "save_state", slowly)
+    state = state_at(3) | {"progress": {"epoch": 1, "history": []}}
+    keeper.save(state, model, SETTINGS)
+    return keeper, now
+
+
+@pytest.mark.parametrize(
+    ("seconds_to_write", "waited", "epoch_over", "expected"),
+    [
+        (0.1, 1.9, True, False),  # in less than 20 times what writing takes
+        (0.1, 2.1, True, True),  # cheap: after every epoch
+        (0.1, 2.1, False, False),
+        (4.0, 100.0, True, False),  # not cheap: every five minutes
+        (4.0, 299.0, True, False),
+        (4.0, 301.0, True, True),
+        (4.0, 301.0, False, True),
+        (30.0, 301.0, True, False),  # five minutes would be 10 % of the time
+        (30.0, 601.0, True, True),
+    ],
+)
+def test_state_is_due_when_it_is_old_or_cheap_and_never_for_more_than_5_percent_of_the_time(
+    seconds_to_write, waited, epoch_over, expected, monkeypatch, tmp_path, model
+):
+    keeper, now = keeper_at(monkeypatch, seconds_to_write, tmp_path, model)
+    now[0] += waited
+    assert keeper.is_due(5.0, epoch_over=epoch_over) is expected
+
+
+def test_state_that_is_on_disk_is_not_written_again_but_lost_weights_are(tmp_path, model):
+    keeper = StateKeeper(tmp_path)
+    state = state_at(3) | {"progress": {"epoch": 1, "history": []}}
+    keeper.save(state, model, SETTINGS)
+    (tmp_path / STATES / "step-00000003.pt").unlink()
+    keeper.save(state, model, SETTINGS)
+    assert not list((tmp_path / STATES).iterdir())
+    (tmp_path / WEIGHTS).unlink()
+    keeper.save(state, model, SETTINGS)
+    assert (tmp_path / WEIGHTS).exists() and list((tmp_path / STATES).iterdir())
+
+
+def test_weights_of_another_number_format_are_refused_with_both(model, pth):
+    torch.save({name: tensor.half() for name, tensor in model.state_dict().items()}, pth)
+    with pytest.raises(UserError, match=r"in_b\.module\.0\.weight is .*float16 where .*float32"):
+        load_cellseg3d_weights(pth)
+
+
+def test_weights_that_claim_an_enormous_network_are_refused(model, pth):
+    claim = torch.zeros(1).expand(4_000_000, 1, 3, 3, 3)  # one number on the disk
+    torch.save({**model.state_dict(), "encoder.in_b.module.0.weight": claim}, pth)
+    with pytest.raises(UserError, match=r"wnet_latest\.pth.*base_channels=4000000"):
+        load_cellseg3d_weights(pth)
+
+
 def test_there_is_no_state_in_a_new_folder(tmp_path):
     assert load_newest_state(tmp_path) == (None, [])
 
@@ -290,33 +355,6 @@ def test_states_that_are_all_damaged_are_not_taken_for_none(tmp_path):
         (tmp_path / STATES / f"step-{step:08d}.pt").write_bytes(b"")
     with pytest.raises(UserError, match=r"step-00000002\.pt"):
         load_newest_state(tmp_path)
-
-
-@pytest.mark.parametrize("interrupt", [KeyboardInterrupt, OSError("disk full")])
-def test_interrupted_write_leaves_the_old_file_and_no_half_one(interrupt, tmp_path):
-    def write(path):
-        path.write_bytes(b"half")
-        raise interrupt
-
-    path = tmp_path / "weights.bin"
-    for before in (None, b"old"):
-        if before:
-            path.write_bytes(before)
-        with pytest.raises(type(interrupt) if isinstance(interrupt, OSError) else interrupt):
-            write_whole(path, write)
-        assert [p.read_bytes() for p in tmp_path.iterdir()] == [before] * bool(before)
-
-
-def test_file_is_not_under_its_name_before_it_is_whole(tmp_path):
-    seen = []
-
-    def write(path):
-        path.write_bytes(b"first half")
-        seen.append((tmp_path / "weights.bin").exists())
-        path.write_bytes(b"whole")
-
-    write_whole(tmp_path / "weights.bin", write)
-    assert seen == [False] and (tmp_path / "weights.bin").read_bytes() == b"whole"
 
 
 def test_history_numbers_survive_exactly(model, tmp_path):

@@ -3,8 +3,12 @@
 import dataclasses
 import json
 import math
+import tempfile
+from pathlib import Path
 
+import hypothesis.strategies as st
 import pytest
+from hypothesis import given
 
 from wnet_nb.config import (
     DEFAULTS,
@@ -18,6 +22,7 @@ from wnet_nb.config import (
     load_settings,
     names_with,
     parse_assignments,
+    parse_value,
     preset,
 )
 from wnet_nb.errors import UserError
@@ -359,3 +364,100 @@ def test_bad_settings_file_is_refused_by_name(text, tmp_path):
 def test_missing_settings_file_is_refused_by_name(tmp_path):
     with pytest.raises(UserError, match=r"absent\.json"):
         load_settings(tmp_path / "absent.json")
+
+
+def test_settings_file_of_the_first_version_loads_with_defaults_for_what_is_new():
+    golden = Path(__file__).parent / "golden" / "settings_0.1.json"
+    record = json.loads(golden.read_text(encoding="utf-8"))
+    settings = load_settings(golden)
+    assert {k: settings.as_dict()[k] for k in record["options"]} == record["options"]
+    assert settings.recover is DEFAULTS["recover"]
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, " " * (11 * 2**20)])
+def test_enormous_settings_file_is_refused_by_name(text, tmp_path):
+    file = tmp_path / "mine.json"
+    file.write_text(text)
+    with pytest.raises(UserError, match=r"mine\.json"):
+        load_settings(file)
+
+
+def fields_are_sound(settings):
+    """Say whether every value is of its type and within its limits, and no number is NaN."""
+    return all(
+        check_value(name, getattr(settings, name)) == getattr(settings, name) for name in OPTIONS
+    )
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=5,
+)
+NAMES = st.sampled_from(sorted(OPTIONS)) | st.text(max_size=12)
+
+
+@given(st.dictionaries(NAMES, ANYTHING, max_size=4))
+def test_any_options_whatever_give_sound_settings_or_one_clear_error(options):
+    try:
+        settings = from_mapping(options)
+    except UserError as error:
+        assert str(error)
+    else:
+        assert fields_are_sound(settings)
+        assert from_mapping(json.loads(json.dumps(settings.as_dict()))) == settings
+
+
+def allowed(name):
+    """Return a strategy of values that an option takes."""
+    option = OPTIONS[name]
+    if option.kind is bool:
+        items = st.booleans()
+    elif option.choices:
+        items = st.sampled_from(option.choices)
+    elif option.kind is str:
+        items = st.text(max_size=8)
+    elif option.kind is int:
+        step = option.multiple_of or 1
+        low, high = -(-option.minimum // step), option.maximum // step
+        items = st.integers(int(low), int(high)).map(lambda n: n * step)
+    else:
+        items = st.floats(option.minimum, option.maximum)
+    if option.length:
+        several = st.lists(items, min_size=max(1, option.length), max_size=max(4, option.length))
+        items = several.map(
+            lambda found: tuple(found[: option.length] if option.length > 0 else found)
+        )
+    return st.none() | items if option.optional else items
+
+
+@given(st.fixed_dictionaries({}, optional={name: allowed(name) for name in OPTIONS}))
+def test_any_allowed_values_that_fit_each_other_survive_json_and_the_rest_is_explained(options):
+    try:
+        settings = Settings(**options)
+    except UserError as error:
+        assert "=" in str(error)  # which values do not fit each other
+    else:
+        assert fields_are_sound(settings)
+        assert from_mapping(json.loads(json.dumps(settings.as_dict()))) == settings
+
+
+@given(name=NAMES, text=st.text(max_size=20))
+def test_any_text_for_an_option_gives_its_value_or_one_clear_error(name, text):
+    try:
+        value = parse_value(name, text)
+    except UserError as error:
+        assert name in str(error)
+    else:
+        assert check_value(name, value) == value
+
+
+@given(content=st.binary(max_size=60) | ANYTHING.map(lambda v: json.dumps(v).encode()))
+def test_any_bytes_as_a_settings_file_are_settings_or_an_error_with_its_name(content):
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "mine.json"
+        file.write_bytes(content)
+        try:
+            assert fields_are_sound(load_settings(file))
+        except UserError as error:
+            assert "mine.json" in str(error)

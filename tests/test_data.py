@@ -2,8 +2,11 @@
 
 import math
 
+import hypothesis.extra.numpy as hnp
+import hypothesis.strategies as st
 import numpy as np
 import pytest
+from hypothesis import given
 from scipy import ndimage
 
 from wnet_nb.config import Settings
@@ -385,3 +388,47 @@ def test_brightness_range_is_that_of_the_prepared_array(example):
 def test_volume_that_is_not_finite_is_refused_with_its_name():
     with pytest.raises(UserError, match=r"'brain'.*not finite"):
         prepare(np.full((9, 9, 9), np.nan), BOTH, name="brain")
+
+
+REAL = st.sampled_from([np.dtype(name) for name in DTYPES])
+ODD = st.sampled_from([np.dtype(name) for name in ("c8", "U3", "O", "M8[s]")])
+
+
+@given(
+    array=hnp.arrays(REAL, hnp.array_shapes(min_dims=3, max_dims=3, min_side=0, max_side=12)),
+    normalisation=st.sampled_from(("percentile", "minmax", "square_root")),
+    match=st.booleans(),
+    subtract=st.booleans(),
+    radius=st.none() | st.floats(0.01, 1000.0),
+    size=st.tuples(*[st.floats(0.01, 100.0)] * 3),
+)
+def test_any_volume_with_any_preparation_gives_finite_patches_or_one_clear_error(
+    array, normalisation, match, subtract, radius, size
+):
+    settings = Settings(
+        patch_size=8,
+        radius=1,
+        normalisation=normalisation,
+        match_cell_size=match,
+        subtract_background=subtract,
+    )
+    try:
+        prepared = prepare(array, settings, cell_radius_um=radius, voxel_size_um=size, name="brain")
+    except UserError as error:
+        assert "'brain'" in str(error)
+        return
+    patch = PatchSampler([prepared], settings).draw(0, np.random.default_rng(0))
+    assert patch.shape == (8, 8, 8) and patch.dtype == np.float32
+    assert np.isfinite(patch).all() and patch.min() >= 0 and patch.max() <= 100
+    assert prepared.shape == array.shape
+
+
+@given(
+    array=hnp.arrays(REAL, hnp.array_shapes(min_dims=0, max_dims=5, max_side=3))
+    | ODD.map(lambda dtype: np.zeros((3, 3, 3), dtype)),
+)
+def test_array_that_is_no_volume_of_real_numbers_is_refused_by_name(array):
+    if array.ndim == 3 and array.dtype.kind in "biuf":
+        return
+    with pytest.raises(UserError, match="'brain' is no volume"):
+        prepare(array, BOTH, name="brain")

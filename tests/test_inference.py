@@ -9,8 +9,9 @@ from torch import nn
 
 from wnet_nb.checkpoint import build_model
 from wnet_nb.config import Settings
-from wnet_nb.data import Normalisation, normalise
-from wnet_nb.inference import _tile_axis, best_class_dice, predict_probabilities
+from wnet_nb.data import Normalisation, normalise, prepare
+from wnet_nb.errors import UserError
+from wnet_nb.inference import _tile_axis, best_class_dice, predict_probabilities, predict_volume
 from wnet_nb.jobs.example import make_example
 from wnet_nb.training import Finished, fit
 
@@ -163,6 +164,47 @@ def test_existing_file_is_not_overwritten(wnet, volume, tmp_path):
     with pytest.raises(ValueError, match=r"p\.npy.*not overwritten"):
         predict_probabilities(wnet, volume, out=tmp_path / "p.npy")
     assert (tmp_path / "p.npy").read_bytes() == b"mine"
+
+
+def test_existing_file_is_not_overwritten_by_an_averaged_volume_either(wnet, volume, tmp_path):
+    settings = Settings(match_cell_size=True, cell_radius_um=8.0)
+    prepared = prepare(volume, settings)
+    assert prepared.factors == (2, 2, 2)
+    (tmp_path / "p.npy").write_bytes(b"mine")
+    with pytest.raises(UserError, match=r"p\.npy.*not overwritten"):
+        predict_volume(wnet, prepared, out=tmp_path / "p.npy")
+    assert (tmp_path / "p.npy").read_bytes() == b"mine"
+
+
+class Greedy(Local):
+    """One that asks torch for more memory than there is where a tile is larger than `edge`."""
+
+    def __init__(self, reach, edge):
+        super().__init__(reach)
+        self.edge = edge
+
+    def encode(self, image):
+        if max(image.shape) > self.edge:
+            torch.empty(2**60, dtype=torch.uint8)
+        return super().encode(image)
+
+
+def test_memory_that_runs_out_makes_the_tiles_smaller_and_is_told(volume, tmp_path):
+    image = np.ascontiguousarray(volume[:, :32, :48])
+    model = Greedy(1, edge=32)
+    with pytest.warns(UserWarning, match="memory ran out; .* tiles of") as told:
+        found = predict_probabilities(
+            model, image, normalisation=PLAIN, tile_size=64, out=tmp_path / "p.npy"
+        )
+    assert [str(w.message).split()[-2] for w in told] == ["32"]
+    model.edge = 48
+    np.testing.assert_allclose(found, whole(model, image), atol=1e-5)
+    assert [p.name for p in tmp_path.iterdir()] == ["p.npy"]
+
+
+def test_memory_that_runs_out_with_the_smallest_tiles_is_an_error(volume):
+    with pytest.warns(UserWarning, match="memory ran out"), pytest.raises(RuntimeError):
+        predict_probabilities(Greedy(1, edge=8), volume, normalisation=PLAIN, tile_size=64)
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import nn
 
-from wnet_nb.device import choose_dtype
 from wnet_nb.model import Stage, WNet3D
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -117,17 +116,3 @@ def test_every_parameter_gets_a_gradient():
     probabilities, reconstruction = model(torch.rand(1, 1, 16, 16, 16))
     (probabilities[:, 0].square().mean() + reconstruction.square().mean()).backward()
     assert not [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
-
-
-@pytest.mark.parametrize("able", [{"avx512_bf16": True}, {"amx_bf16": True}, {"avx2": True}, None])
-def test_only_predicting_takes_bfloat16_and_only_where_the_processor_has_it(able, monkeypatch):
-    if able is None:
-        monkeypatch.delattr(torch.cpu, "get_capabilities")  # as in older releases
-    else:
-        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
-    native = bool(able) and "avx2" not in able
-    cpu = torch.device("cpu")
-    assert choose_dtype("auto", cpu, training=True) == torch.float32
-    wanted = torch.bfloat16 if native else torch.float32
-    assert choose_dtype("auto", cpu, training=False) == wanted
-    assert choose_dtype("float32", cpu, training=False) == torch.float32

@@ -329,16 +329,6 @@ def test_more_epochs_while_it_trains_are_trained(whole):
     assert events[-1].epochs == 4
 
 
-def test_live_change_of_another_option_is_refused_by_name():
-    with pytest.raises(UserError, match="batch_size cannot change during a training"):
-        Controls().change(batch_size=3)
-
-
-def test_live_change_out_of_limits_is_refused_by_name_and_value():
-    with pytest.raises(UserError, match="radius=99"):
-        Controls().change(radius=99)
-
-
 def test_live_change_that_does_not_fit_the_patches_is_told_and_the_training_goes_on(whole):
     events = changed(TINY, 5, radius=9)
     (words,) = of_kind(events, StepEnd)[4].remarks

@@ -27,6 +27,7 @@ GROUPS = {
     "cells": "Cells",
 }
 DEPTH_FACTOR = 8  # three poolings: every patch edge is a multiple of this
+LARGEST_FILE = 10 * 2**20  # bytes of a settings file; one of a thousand volumes has 1 MB
 ROLES = {
     "training": "affects what is learned",
     "live": "may change while a training runs, and when it is resumed",
@@ -526,11 +527,14 @@ def load_settings(path: str | os.PathLike[str]) -> Settings:
     UserError
         If the file is missing, is not JSON, or holds an unknown option or a bad value.
     """
+    path = Path(path)
+    if path.is_file() and path.stat().st_size > LARGEST_FILE:
+        raise UserError(f"'{path}' is no settings file: it has {path.stat().st_size:,} bytes")
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"there is no settings file '{path}'; check the path") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"'{path}' is not a readable settings file: {error}") from None
     options = content.get("options", content) if isinstance(content, dict) else None
     if not isinstance(options, dict):

@@ -79,8 +79,14 @@ def fit_normalisation(
     Raises
     ------
     UserError
-        If the volume is empty, holds NaN or infinite values, or spans more than float64 does.
+        If it is no volume of real numbers, is empty, holds NaN or infinite values, or spans more
+        than float64 does.
     """
+    if array.ndim != 3 or array.dtype.kind not in "biuf":
+        raise UserError(
+            f"'{name}' is no volume: it has the shape {array.shape} and the type {array.dtype}; "
+            "give real numbers (Z, Y, X)"
+        )
     if array.size == 0:
         raise UserError(f"'{name}' is empty: its shape is {array.shape}")
     low, high = np.inf, -np.inf

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import itertools
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -18,9 +19,9 @@ from wnet_nb.device import choose_dtype, is_out_of_memory
 from wnet_nb.errors import UserError
 from wnet_nb.grid import enlarge, pad_to
 
-SMALLEST_TILE = 16
 OVERLAP = 32  # voxels shared by neighbouring tiles
 MARGIN = 8  # outermost voxels of a tile that do not count where a neighbour covers them
+SMALLEST_TILE = 32  # when memory runs out; the blocks for the statistics are no smaller
 SAMPLE_SIZE, SAMPLES_PER_AXIS = 32, 3  # 27 blocks for the statistics: the work of one 96³ tile
 
 
@@ -102,6 +103,7 @@ def predict_probabilities(
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error) or tile_size <= SMALLEST_TILE:
                     raise
+            gc.collect()  # the failed tile is held by the frames of its error
             tile_size = max(SMALLEST_TILE, tile_size // 2 // DEPTH_FACTOR * DEPTH_FACTOR)
             overlap = min(overlap, tile_size // 2 // DEPTH_FACTOR * DEPTH_FACTOR)
             warnings.warn(

@@ -181,6 +181,8 @@ def test_checking_an_empty_folder_ends_with_one(tmp_path, capsys):
         ("train IN/a.tif --run RUN --labels IN/a.tif", "looks like an image"),
         ("train IN/a.tif --run RUN --resume", "there is no run"),
         ("segment starters IN/a.tif", "there is no model"),
+        ("starter --out RUN --set size=3", "there is no range 'size'"),
+        ("starter --out RUN --set radius=three", "of the form range=low,high"),
         ("demo --out IN", "is not empty"),
         ("train IN", "--run"),
         ("guess IN", "guess"),

@@ -8,7 +8,7 @@ import tifffile
 
 from wnet_nb.errors import UserError
 from wnet_nb.files.tables import read_points
-from wnet_nb.files.volumes import Volume, describe, find_volumes, read_slices, read_volume
+from wnet_nb.files.volumes import Volume, find_volumes, read_slices, read_volume
 
 
 def counting(shape, dtype="uint16"):
@@ -90,19 +90,6 @@ def test_one_channel_of_a_compressed_hyperstack_is_read(tmp_path):
 def test_the_name_of_a_volume_is_the_file_without_its_tiff_ending(file, name):
     volume = Volume(np.zeros((2, 2, 2)), (1.0, 1.0, 1.0), "assumed", Path("folder") / file)
     assert volume.name == name
-
-
-def test_the_description_is_one_line_with_size_type_and_scale(tmp_path):
-    tifffile.imwrite(tmp_path / "a.tif", counting((7, 5, 6)))
-    text = describe(read_volume(tmp_path / "a.tif", voxel_size_um=(2, 0.5, 0.25)))
-    assert text == (
-        "a: 7 × 5 × 6 voxels (z, y, x), uint16, 2 × 0.5 × 0.25 µm (z, y, x) from option"
-    )
-
-
-def test_an_assumed_voxel_size_is_described_as_assumed(tmp_path):
-    tifffile.imwrite(tmp_path / "a.tif", counting((7, 5, 6)))
-    assert describe(read_volume(tmp_path / "a.tif")).endswith("µm (z, y, x) assumed")
 
 
 def test_a_folder_gives_its_tiffs_in_natural_order(tmp_path):

@@ -138,11 +138,11 @@ def run_all(page, address):
 
 
 def status(page):
-    return page.locator(".wnet-monitor .widget-html").first.inner_text()
+    return page.locator(".wnet-trainingview .widget-html").first.inner_text()
 
 
 def trains(page):
-    panel = page.locator(".wnet-monitor .widget-html")
+    panel = page.locator(".wnet-trainingview .widget-html")
     return panel.count() > 0 and re.search("epoch.*step", status(page)) is not None
 
 
@@ -206,13 +206,13 @@ def test_a_user_goes_through_the_notebook(page, lab, record_property):
     shoot(page, folder, ".wnet-settingsform", "form")
 
     # The weight of a loss is changed; the training takes it.
-    push(page, ".wnet-dashboard .wnet-option-reconstruction_weight")
-    note = page.locator(".wnet-dashboard").get_by_text(re.compile(r"from step \d+"))
+    push(page, ".wnet-trainingpanel .wnet-option-reconstruction_weight")
+    note = page.locator(".wnet-trainingpanel").get_by_text(re.compile(r"from step \d+"))
     seconds = wait_until(lambda: note.count() > 0, 20)
     record_property("a step begins with a changed loss weight", seconds)
-    push(page, ".wnet-dashboard .wnet-option-reconstruction_weight", times=10)
+    push(page, ".wnet-trainingpanel .wnet-option-reconstruction_weight", times=10)
     wait_until(lambda: epoch(page) > 3)
-    shoot(page, folder, ".wnet-dashboard", "dashboard", "dashboard.png")
+    shoot(page, folder, ".wnet-trainingpanel", "dashboard", "dashboard.png")
 
     # Pause, go on, stop.
     press(page, "Pause")

@@ -52,6 +52,10 @@ COLAB = {
     "gdown": "5.2.2",
     "safetensors": "0.7.0",
     "psutil": "5.9.5",
+    "jinja2": "3.1.6",
+    "pooch": "1.8.2",
+    "requests": "2.32.4",
+    "filelock": "3.20.0",
 }
 
 
@@ -66,6 +70,8 @@ class Machine:
             made.mkdir()
         for name in (*INPUTS, "colab_setup.sh"):
             shutil.copy(ROOT / name, self.project)
+        (self.project / "notebooks").mkdir()
+        shutil.copy(ROOT / "notebooks" / "WNet3D_local.ipynb", self.project / "notebooks")
         for name in TOOLS:
             (tools / name).symlink_to(shutil.which(name))
         (tools / "python3").write_text(STAND_IN)
@@ -143,15 +149,26 @@ def test_the_tests_run_in_the_projects_folder_with_their_extra(machine):
     assert done.installs[-1][-1] == f"{machine.project}[test]"
 
 
-def test_lab_opens_the_local_notebook(machine):
+def test_lab_opens_a_copy_in_the_users_folder_and_never_touches_it_again(machine):
     done = machine.set_up("lab", "--no-browser")
-    assert done.calls[-1][1:] == [
-        "-m",
-        "jupyterlab",
-        "notebooks/WNet3D_local.ipynb",
-        "--no-browser",
-    ]
+    command = ["-P", "-m", "jupyterlab", "WNet3D_local.ipynb", "--no-browser"]
+    assert done.calls[-1] == [str(machine.caller), *command]
     assert done.installs[-1][-1] == f"{machine.project}[lab]"
+    own, original = machine.caller / command[3], machine.project / "notebooks" / command[3]
+    assert own.read_bytes() == original.read_bytes()
+    own.write_text("as the user left it")
+    assert str(own) in machine.set_up("lab").stdout
+    assert own.read_text() == "as the user left it"
+    assert original.read_bytes() == (ROOT / "notebooks" / command[3]).read_bytes()
+
+
+@pytest.mark.parametrize("place", ["", "notebooks"])
+def test_lab_called_from_the_checkout_works_in_a_folder_of_the_users_home(machine, place):
+    machine.caller = machine.project / place
+    done = machine.set_up("lab", HOME=str(machine.log.parent / "home"))
+    folder = machine.log.parent / "home" / "wnet_nb"
+    assert done.calls[-1][0] == str(folder)
+    assert [path.name for path in folder.iterdir()] == ["WNet3D_local.ipynb"]
 
 
 def test_everything_is_installed_under_the_constraints(machine):

@@ -271,11 +271,9 @@ def demo(options: Namespace, speaker: Speaker) -> Outcome:
 
 def starter(options: Namespace, speaker: Speaker) -> Outcome:
     """Make starter weights from simulated cells."""
-    try:
-        from wnet_nb.cells.simulate import Ranges
-        from wnet_nb.jobs.starter import make_starter
-    except ModuleNotFoundError:
-        raise UserError("this installation cannot make starter weights; update it") from None
+    from wnet_nb.cells.simulate import Ranges
+    from wnet_nb.jobs.starter import make_starter
+
     ranges, known = {}, {field.name: field for field in fields(Ranges)}
     for assignment in options.set:
         name, _, text = assignment.partition("=")

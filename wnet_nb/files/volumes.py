@@ -12,7 +12,6 @@ from wnet_nb.errors import UserError
 from wnet_nb.files.axes import (
     Sizes,
     VoxelSize,
-    format_um,
     select_volume,
     settle_voxel_size,
     stated_voxel_size,
@@ -178,17 +177,3 @@ def _read_slice(path: Path) -> tuple[np.ndarray, Sizes]:
             )
         plane = image.asarray().reshape(image.keyframe.shape[-2:])
         return plane, stated_voxel_size(tif, image)[0]
-
-
-def describe(volume: Volume) -> str:
-    """Describe a volume in one line: name, size, dtype, voxel size and where that comes from.
-
-    Examples
-    --------
-    >>> describe(Volume(np.zeros((2, 3, 4), "uint8"), (2.0, 0.5, 0.5), "option", Path("a.tif")))
-    'a: 2 × 3 × 4 voxels (z, y, x), uint8, 2 × 0.5 × 0.5 µm (z, y, x) from option'
-    """
-    shape = " × ".join(map(str, volume.shape))
-    source = volume.voxel_size_source
-    size = f"{format_um(volume.voxel_size_um)} {'' if source == 'assumed' else 'from '}{source}"
-    return f"{volume.name}: {shape} voxels (z, y, x), {volume.array.dtype.name}, {size}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -65,6 +66,8 @@ def load_model(source: str | Path | Checkpoint, *, progress: Progress | None = N
     if str(source) == NONE and is_word(source):
         return Checkpoint(None, preset(NONE_PRESET), source=Path(NONE))
     model = checkpoint.load_checkpoint(find_weights(source, progress=progress))
+    if is_word(source):
+        model = replace(model, source=Path(source))  # the word means the same on any computer
     device = choose_device()
     # Channels last is a quarter quicker on a CPU, and alike to the sixth digit.
     layout = torch.channels_last_3d if device == "cpu" else torch.preserve_format

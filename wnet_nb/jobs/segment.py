@@ -14,30 +14,25 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from skimage.filters import threshold_otsu
-
 from wnet_nb.cells.measure import measure_cells
 from wnet_nb.cells.outlines import Instances, segment_instances
-from wnet_nb.cells.scores import match_instances
 from wnet_nb.cells.size import CellSize
 from wnet_nb.checkpoint import Checkpoint
-from wnet_nb.config import OPTIONS, Settings, names_with, preset
+from wnet_nb.config import OPTIONS, Settings, names_with
 from wnet_nb.errors import UserError
 from wnet_nb.figures import curves, overlay, report
 from wnet_nb.files.result import Result
 from wnet_nb.files.run_files import PREDICTIONS, is_run
-from wnet_nb.grid import enlarge
-from wnet_nb.inference import predict_volume
+from wnet_nb.jobs.class_map import NetworkMap, OtsuMap, class_map
 from wnet_nb.jobs.evaluate import score
-from wnet_nb.jobs.models import NONE_PRESET, load_model
+from wnet_nb.jobs.models import load_model
+from wnet_nb.jobs.network_added import compare, network_in_words
 from wnet_nb.jobs.run_folder import describe_stack, versions
 from wnet_nb.jobs.stacks import Stack, Stacks, read_stacks
 from wnet_nb.jobs.tables import write_tables
 from wnet_nb.jobs.truth import known_truth
 
 IN_MEMORY_VALUES = 2**25  # class probabilities kept in memory (128 MB); more go through a file
-SAME_IOU = 0.5  # cells with and without the network are the same from this overlap
 
 
 @dataclass(frozen=True)
@@ -117,15 +112,15 @@ def segment(
             report.renew(folder.parent)
     if not done:
         raise UserError(f"nothing was segmented: {failures[0]}")
+    if observe is None:
+        for reason in failures:
+            warnings.warn(f"a volume was not segmented: {reason}", stacklevel=2)
     return done
 
 
 def _teller(observe: Observer | None, place: Mapping[str, Any]) -> Callable[..., None]:
     def tell(**news: Any) -> None:
         progress = Progress(**place, **news)
-        if observe is None and progress.failed:
-            words = f"'{progress.name}' was not segmented: {progress.failed}"
-            warnings.warn(words, stacklevel=4)
         if observe is not None and observe(progress) and progress.result is None:
             raise _StoppedError
 
@@ -210,84 +205,6 @@ def _segment_one(
     return result
 
 
-class NetworkMap:
-    """The class probabilities of a trained network.
-
-    Attributes
-    ----------
-    prepared : Prepared
-        The volume, or a part of it, as the network takes it.
-    foreground_classes, core_class, boundary
-        See `segment_instances`.
-    reason : str
-        Why they are, if that is known.
-    """
-
-    def __init__(
-        self, stack: Stack, model: Checkpoint, settings: Settings, tell: Callable[..., None]
-    ) -> None:
-        self._model, self._settings, self._tell = model.model, settings, tell
-        # As the training had it: a radius given afterwards splits cells, and changes no class map.
-        radius = settings.cell_radius_um
-        self.prepared = stack.prepared(model.settings, otherwise_radius_um=radius)
-        self.foreground_classes, self.core_class = settings.foreground_classes, settings.core_class
-        self.boundary, self.reason = settings.boundary, ""
-
-    def predict(self, out: Path | None) -> np.ndarray:
-        """Return the probabilities (K, Z, Y, X) float32, in memory or in a new file."""
-        return predict_volume(
-            self._model,
-            self.prepared,
-            tile_size=self._settings.tile_size,
-            flips=self._settings.flips,
-            precision=self._settings.precision,
-            out=out,
-            progress=lambda done, total: self._tell(tiles=done, of_tiles=total),
-        )
-
-
-class OtsuMap:
-    """A class map without a network: what is brighter than Otsu's threshold is a cell.
-
-    The volume is prepared as the preset quick prepares it, whatever network it stands beside.
-    Attributes as in `NetworkMap`.
-    """
-
-    def __init__(self, stack: Stack, model: Checkpoint, settings: Settings) -> None:
-        radius = model.settings.cell_radius_um
-        self.prepared = stack.prepared(preset(NONE_PRESET, cell_radius_um=radius))
-        self.foreground_classes, self.core_class = (1,), None
-        # Of a network that knows the core, the boundary is a probability and no brightness.
-        self.boundary = settings.boundary if settings.core_class is None else None
-        self.reason = "class 1, what is brighter than Otsu's threshold of the prepared image"
-
-    def predict(self, out: Path | None) -> np.ndarray:
-        """Return background and foreground (2, Z, Y, X) float32, in memory or in a new file."""
-        brightness = self.prepared.normalisation.apply(self.prepared.array)
-        bright = (brightness > threshold_otsu(brightness)).astype(np.float32)
-        del brightness
-        shape = (2, *self.prepared.shape)
-        if out is None:
-            classes = np.empty(shape, np.float32)
-        else:
-            classes = np.lib.format.open_memmap(out, "w+", np.float32, shape)
-        classes[1] = enlarge(bright, self.prepared.shape, self.prepared.factors)
-        np.subtract(1, classes[1], out=classes[0])
-        return classes
-
-
-def class_map(
-    stack: Stack,
-    model: Checkpoint,
-    settings: Settings,
-    tell: Callable[..., None] = lambda **_: None,
-) -> NetworkMap | OtsuMap:
-    """Return what sorts the voxels of a volume into classes: the network, or without one, Otsu."""
-    if model.model is None:
-        return OtsuMap(stack, model, settings)
-    return NetworkMap(stack, model, settings, tell)
-
-
 def _find_cells(
     stack: Stack,
     settings: Settings,
@@ -301,8 +218,10 @@ def _find_cells(
         raise UserError(f"'{stack.name}' has the same value everywhere")
     large = stack.array.size * settings.n_classes > IN_MEMORY_VALUES
     with tempfile.TemporaryDirectory(dir=folder, prefix=".") as scratch:
+        probabilities = source.predict(Path(scratch) / "probabilities.npy" if large else None)
+        source.prepared = None  # as large as the volume, and no longer needed
         cells = segment_instances(
-            source.predict(Path(scratch) / "probabilities.npy" if large else None),
+            probabilities,
             stack.array,
             voxel_size_um=stack.voxel_size_um,
             cell_radius_um=radius,
@@ -311,23 +230,8 @@ def _find_cells(
             boundary=source.boundary,
             minimum_size=settings.minimum_size,
         )
+        del probabilities  # before its file goes, which Windows would refuse
     return replace(cells, reason=source.reason) if source.reason else cells
-
-
-def compare(labels: np.ndarray, baseline: np.ndarray) -> dict[str, int]:
-    """Return what the network added: counts, and how many cells are the same without it.
-
-    Two cells are the same if their overlap (IoU) is at least 0.5.
-    """
-    scores = match_instances(labels, baseline, thresholds=[SAME_IOU])
-    same = scores.true_positives[0]
-    return {
-        "count": scores.n_predicted,
-        "without_network": scores.n_true,
-        "same": same,
-        "only_with_network": scores.n_predicted - same,
-        "only_without": scores.n_true - same,
-    }
 
 
 def _score(result: Result, stack: Stack) -> None:
@@ -374,14 +278,3 @@ def count_in_words(facts: Mapping[str, Any]) -> str:
         words += "; nothing stood out enough: look at foreground.tif, lower minimum_size or "
         words += "cell_radius_um, or name the right class with foreground_classes"
     return words
-
-
-def network_in_words(added: Mapping[str, int]) -> str:
-    """Say in one line what the network changed against the same steps without it."""
-    gained, lost = added["only_with_network"], added["only_without"]
-    if not gained and not lost:
-        return "the network changed none of them: the same steps find the same without it"
-    words = f"the network changed {gained} of {added['count']}"
-    if lost:
-        words += f", and {lost} of the {added['without_network']} found without it are gone"
-    return f"{words} ({added['same']} are the same)"

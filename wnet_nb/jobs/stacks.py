@@ -9,13 +9,10 @@ from __future__ import annotations
 import copy
 import hashlib
 import threading
-import weakref
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -23,42 +20,15 @@ from wnet_nb.cells.size import CellSize, estimate_cell_radius
 from wnet_nb.config import Settings
 from wnet_nb.data import Prepared, prepare
 from wnet_nb.errors import UserError
-from wnet_nb.files.volumes import (
-    FoundVolumes,
-    Volume,
-    describe,
-    find_volumes,
-    read_slices,
-    read_volume,
-)
+from wnet_nb.files.axes import format_um
+from wnet_nb.files.volumes import FoundVolumes, Volume, find_volumes, read_slices, read_volume
 from wnet_nb.jobs.check import Finding, check_volume, is_usable, read_remarks
+from wnet_nb.jobs.store import Store
 from wnet_nb.jobs.truth import find_truths, is_points, read_labels
 from wnet_nb.whole_file import sha256
 
 KEPT_BYTES = 2**30  # prepared volumes that are kept though nobody uses them at the moment
 PREPARING = ("normalisation", "match_cell_size", "subtract_background")
-
-
-class Store:
-    """Arrays by their key: the newest is kept, older ones up to a size, others while in use."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit, self._lock = limit, threading.RLock()
-        self._kept: OrderedDict[Any, tuple[Any, int]] = OrderedDict()
-        self._in_use: weakref.WeakValueDictionary[Any, Any] = weakref.WeakValueDictionary()
-
-    def get(self, key: Any, make: Callable[[], Any], size: Callable[[Any], int]) -> Any:
-        """Return what belongs to a key, made if it is not there; two threads never make it both."""
-        with self._lock:
-            value = self._in_use.get(key)
-            if value is None:
-                value = make()
-            self._in_use[key] = value
-            self._kept[key] = value, size(value)
-            self._kept.move_to_end(key)
-            while len(self._kept) > 1 and sum(n for _, n in self._kept.values()) > self._limit:
-                self._kept.popitem(last=False)
-            return value
 
 
 class Stack:
@@ -77,6 +47,11 @@ class Stack:
 
     Attributes
     ----------
+    name, source, voxel_size_um, voxel_size_source, remarks
+        As of `Volume`.
+    shape : tuple of int
+        (Z, Y, X) in voxels.
+    dtype : dtype
     truth_file : Path or None
     """
 
@@ -88,57 +63,25 @@ class Stack:
         truth: Path | None = None,
         stores: tuple[Store, Store] | None = None,
     ) -> None:
+        self.name, self.source, self.remarks = volume.name, volume.source, volume.remarks
+        self.shape, self.dtype = volume.shape, volume.array.dtype
+        self.voxel_size_um = volume.voxel_size_um
+        self.voxel_size_source = volume.voxel_size_source
         self.truth_file = truth
-        self._read, self._key = read, object()
-        self._arrays, self._prepared = stores or (Store(0), Store(KEPT_BYTES))
-        self._lock = threading.RLock()
+        self._read, self._key, self._lock = read, object(), threading.RLock()
+        self._arrays, self._prepared = stores or new_stores()
         held = read is None or isinstance(volume.array, np.memmap)
         self._held = volume.array if held else None
         if not held:
             self._arrays.get(self._key, lambda: volume.array, _n_bytes)
-        # Everything but the voxels: an array of one voxel that looks as large.
-        empty = np.broadcast_to(np.zeros((), volume.array.dtype), volume.shape)
-        self._facts = replace(volume, array=empty)
-
-    @property
-    def name(self) -> str:
-        """Name of the file without its ending."""
-        return self._facts.name
-
-    @property
-    def source(self) -> Path:
-        """The file, or the folder of slices."""
-        return self._facts.source
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Size (z, y, x) in voxels."""
-        return self._facts.shape
-
-    @property
-    def dtype(self) -> np.dtype:
-        """Type of the voxels."""
-        return self._facts.array.dtype
-
-    @property
-    def voxel_size_um(self) -> tuple[float, float, float]:
-        """Voxel size (z, y, x) in µm."""
-        return self._facts.voxel_size_um
-
-    @property
-    def voxel_size_source(self) -> str:
-        """Where the voxel size comes from: ``metadata``, ``option`` or ``assumed``."""
-        return self._facts.voxel_size_source
-
-    @property
-    def remarks(self) -> tuple[str, ...]:
-        """What reading the file brought up, one sentence each."""
-        return self._facts.remarks
 
     @property
     def words(self) -> str:
         """Name, size, dtype, voxel size and where that comes from, in one line."""
-        return describe(self._facts)
+        size = " × ".join(map(str, self.shape))
+        source = self.voxel_size_source
+        scale = format_um(self.voxel_size_um) + (" " if source == "assumed" else " from ") + source
+        return f"{self.name}: {size} voxels (z, y, x), {self.dtype.name}, {scale}"
 
     @property
     def array(self) -> np.ndarray:
@@ -215,12 +158,16 @@ class Stack:
 
     def with_voxel_size(self, voxel_size_um: Sequence[float], remark: str) -> Stack:
         """Return the same volume with a voxel size that somebody has given."""
-        size = tuple(float(step) for step in voxel_size_um)
-        facts = {"voxel_size_um": size, "voxel_size_source": "option", "remarks": (remark,)}
         other = copy.copy(self)
-        other._facts = replace(self._facts, **facts)
+        other.voxel_size_um = tuple(float(step) for step in voxel_size_um)
+        other.voxel_size_source, other.remarks = "option", (remark,)
         other.__dict__.pop("_cell_size", None)
         return other
+
+
+def new_stores() -> tuple[Store, Store]:
+    """Return where decoded and where prepared volumes are kept: the last one, and a few."""
+    return Store(0), Store(KEPT_BYTES, largest=KEPT_BYTES)
 
 
 def _n_bytes(array: np.ndarray) -> int:
@@ -305,7 +252,7 @@ def read_stacks(
     path = Path(path)
     found = FoundVolumes((path,)) if slices else find_volumes(path)
     truths = find_truths(path, found.paths, labels)
-    stores = Store(0), Store(KEPT_BYTES)
+    stores = new_stores()
     stacks, findings = [], []
     skipped = [one for one in found.skipped if one[0] not in truths.files]
     for file in found.paths:
