@@ -197,6 +197,7 @@ def test_a_user_goes_through_the_notebook(page, lab, record_property):
     shoot(page, folder, ".wnet-datafield", "data")
 
     # While it trains: the picture of the affinities follows its slider.
+    page.locator(".wnet-settingsform").get_by_text("Soft N-cut", exact=True).click()
     place = ".wnet-settingsform .wnet-option-intensity_sigma"
     page.locator(place).scroll_into_view_if_needed()
     before = source_of(page, ".wnet-affinitypicture")
@@ -225,13 +226,24 @@ def test_a_user_goes_through_the_notebook(page, lab, record_property):
 
     # The cells below go on with the kept model.
     page.locator(".wnet-celltable").wait_for(timeout=120_000)
-    wait_until(lambda: page.locator("text=/results:/").count() > 0, 60)
+    printed = page.locator(".jp-OutputArea-output").filter(has_text="results:")
+    wait_until(lambda: printed.count() > 0, 60)
     shoot(page, folder, ".wnet-viewer >> nth=1", "viewer", "viewer.png")
     shoot(page, folder, ".wnet-celltuner", "tuner")
     shoot(page, folder, ".wnet-celltable", "table")
-    picture = source_of(page, ".wnet-viewer >> nth=3")
+
+    # A row turns its cell white; a click in a plane moves the cross.
+    last = ".wnet-viewer >> nth=-1"
+    picture = source_of(page, last)
     page.locator(".wnet-celltable select").last.select_option(index=5)
-    wait_until(lambda: source_of(page, ".wnet-viewer >> nth=3") != picture, 10)
+    wait_until(lambda: source_of(page, last) != picture, 10)
+    where, glass = (
+        page.locator(last).get_by_text("cross at"),
+        page.locator(f"{last} >> .wnet-glass"),
+    )
+    words, size = where.inner_text(), glass.bounding_box()
+    glass.click(position={"x": size["width"] / 9, "y": size["height"] / 9})
+    wait_until(lambda: where.inner_text() != words, 10)
 
     run = folder / "runs" / "example"
     changes = " ".join(row["changes"] for row in read_history(run))
@@ -259,6 +271,36 @@ def test_a_closed_tab_loses_nothing_and_the_interrupt_button_keeps_the_model(pag
     wait_until(lambda: (run / "predictions" / "example-2" / "cells.csv").exists(), 120)
     assert checkpoint.load_checkpoint(run).settings.base_channels == 8
     assert 1 < len(read_history(run)) < 300
+
+
+def test_a_notebook_opened_again_without_its_kernel_shows_stills(page, lab):
+    folder, address = lab.new_notebook()
+    notebook = nbformat.v4.new_notebook(metadata=notebook_of(folder).metadata)
+    for source in (
+        "import numpy as np; from wnet_nb import widgets",
+        "widgets.Viewer(np.random.default_rng(0).random((9, 9, 9)), voxel_size_um=(1, 1, 1))",
+    ):
+        notebook.cells.append(nbformat.v4.new_code_cell(source))
+    nbformat.write(notebook, folder / "notebook.ipynb")
+    run_all(page, address)
+    still = page.locator("[class^=wnet-still] img")
+    page.locator(".wnet-viewer img").first.wait_for()
+    wait_until(lambda: still.count() == 1, 20)
+    assert not still.is_visible(), "the live viewer is enough"
+    page.keyboard.press("Control+s")
+    wait_until(lambda: "wnet-still" in notebook_text(folder), 20)
+    page.goto("about:blank")
+    with urllib.request.urlopen(f"{lab.address}/api/kernels?token={TOKEN}") as answer:
+        kernels = [kernel["id"] for kernel in json.load(answer)]
+    for kernel in kernels:
+        address_of_it = f"{lab.address}/api/kernels/{kernel}?token={TOKEN}"
+        urllib.request.urlopen(urllib.request.Request(address_of_it, method="DELETE"))
+    page.goto(address)
+    still.wait_for(state="visible")
+
+
+def notebook_of(folder):
+    return nbformat.read(folder / "notebook.ipynb", as_version=4)
 
 
 def notebook_text(folder):

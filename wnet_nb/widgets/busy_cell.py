@@ -1,13 +1,10 @@
 """Runs long work from a notebook cell that stays open to its buttons and sliders.
 
-The mechanism, and why. The cell is an ``await``: it stays busy to the end, so Run All needs nobody
-and later cells never see a half-trained model. The computing goes on in one thread, because a
-single step of a large network can take half a minute; that thread touches no widget. What it brings
-comes back to the kernel's own event loop, where it is drawn: widgets set from there redraw
-everywhere, also where those set from a thread do not (Colab). While the cell waits, button presses,
-slider moves and what a reopened tab asks are handled by `Doorman`: ipykernel 7.4 lets them through
-to an awaiting cell, and for ipykernel 6 it takes them out of the kernel's queue. The kernel's
-interrupt button is a wish to stop, as the Stop button is, so that the state kept is whole.
+The cell is an ``await``: it stays busy to the end, so Run All needs nobody and later cells never
+see a half-trained model. The computing goes on in one thread, because a step of a large network can
+take half a minute; that thread touches no widget. What it brings is drawn in the kernel's own event
+loop: widgets set from a thread do not redraw on Colab. While the cell waits, `Doorman` lets buttons
+and sliders in. The interrupt button is a wish to stop, as Stop is, so that the state kept is whole.
 """
 
 from __future__ import annotations
@@ -192,17 +189,17 @@ def interrupt_between_cells(wish: Callable[[], None]) -> Iterator[Callable[[], N
 
     Yields a function to call now and then: a cell that ends puts back what it found.
     """
+    asking = [True]
+
+    def heard(number: int, frame: Any) -> None:
+        if asking:
+            wish()
 
     def renew() -> None:
         main = threading.current_thread() is threading.main_thread()
         if main and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
             signal.signal(signal.SIGINT, heard)
 
-    def heard(number: int, frame: Any) -> None:
-        if asking:
-            wish()
-
-    asking = [True]
     renew()
     try:
         yield renew

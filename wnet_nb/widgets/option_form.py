@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ from wnet_nb import config
 from wnet_nb.config import PRESETS, Settings
 from wnet_nb.errors import UserError
 from wnet_nb.jobs.stacks import Stack
-from wnet_nb.whole_file import new_file
 from wnet_nb.widgets import remembered
 from wnet_nb.widgets.affinity import AffinityPicture
 from wnet_nb.widgets.busy_cell import StopInPlace
@@ -134,12 +132,10 @@ class SettingsForm(Panel):
             style={"description_width": "40px"},
         )
         self.load = widgets.Button(description="Load", layout={"width": "70px"})
-        self.save = widgets.Button(description="Save", layout={"width": "70px"})
         self.file_note = widgets.HTML()
         self.preset.observe(self._take_preset, "value")
         self.load.on_click(self._load)
-        self.save.on_click(self._save)
-        row = widgets.HBox([self.preset, self.path, self.load, self.save])
+        row = widgets.HBox([self.preset, self.path, self.load])
         row.layout.flex_flow = "row wrap"
         return widgets.VBox([row, self.file_note])
 
@@ -195,14 +191,3 @@ class SettingsForm(Panel):
             self.file_note.value = message(f"Read from '{self.path.value}'.")
         except UserError as error:
             self.file_note.value = message(f"{error}.", RED)
-
-    def _save(self, _: object) -> None:
-        path = Path(self.path.value).expanduser()
-        try:
-            text = json.dumps(self.settings.as_dict(), indent=2)
-            with new_file(path) as partial:
-                partial.write_text(text, encoding="utf-8")
-        except (OSError, UserError, StopInPlace) as error:
-            self.file_note.value = message(f"Not saved: {error}", RED)
-            return
-        self.file_note.value = message(f"Saved to '{path.resolve()}'.")

@@ -27,11 +27,6 @@ PICTURE = {"width": "940px", "max_width": "calc(100% - 4px)"}
 class TrainingView(Panel):
     """Draws a training from its events, and nothing else.
 
-    Parameters
-    ----------
-    settings : Settings
-        The options that the training begins with.
-
     Attributes
     ----------
     settings : Settings
@@ -63,7 +58,7 @@ class TrainingView(Panel):
             0, 0, 0, description="epoch shown", layout={"width": "420px"}, disabled=True,
             style={"description_width": "90px"},
         )  # fmt: skip
-        self.epoch.observe(lambda _: self._show_preview(), "value")
+        self.epoch.observe(self._show_preview, "value")
         details = widgets.Accordion(children=[self.balance])
         details.set_title(0, "Details")
         details.selected_index = None
@@ -177,7 +172,7 @@ class TrainingView(Panel):
             self.epoch.value = epoch
         self._show_preview()
 
-    def _show_preview(self) -> None:
+    def _show_preview(self, _: object = None) -> None:
         if self.epoch.value in self.previews:
             self.preview.value = self.previews[self.epoch.value]
             self.preview.layout.display = ""

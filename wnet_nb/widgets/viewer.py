@@ -48,19 +48,13 @@ class Viewer(Panel):
         compared with a curtain. The planes begin where the first one, if labels, has most cells.
     below : sequence of Widget
         What to show under the controls.
-    on_cell : callable, optional
-        Called with the name of the overlay and the number of the cell that was clicked.
 
     Attributes
     ----------
-    z, y, x : IntSlider
-        Where the planes cross, in voxels.
-    zoom : Dropdown
-        How many times the planes are enlarged, around the cross.
-    picture : Image
-        The planes, as PNG.
     chosen : tuple of str and int
         The cell that is drawn white: the overlay it belongs to and its number.
+    on_cell : callable or None
+        Called with these two when a cell was clicked.
     """
 
     def __init__(
@@ -70,11 +64,10 @@ class Viewer(Panel):
         voxel_size_um: Sequence[float],
         overlays: Mapping[str, np.ndarray] | None = None,
         below: Sequence[widgets.Widget] = (),
-        on_cell: Callable[[str, int], None] | None = None,
     ) -> None:
         self.image, self.voxel_size_um = image, tuple(float(s) for s in voxel_size_um)
         self.overlays = dict(overlays or {})
-        self.on_cell, self.chosen = on_cell, ("", 0)
+        self.chosen, self.on_cell = ("", 0), None
         self._colours: dict[str, np.ndarray] = {}
         self._make_controls()
         stage = self._make_stage()
@@ -108,16 +101,14 @@ class Viewer(Panel):
             readout_format=".3g",
             layout=SLIDER,
         )
-        names = list(self.overlays)
-        shown = [*names, "none", "none"][:2]
+        names = ["none", *self.overlays]
+        shown = zip(("overlay", "compare"), [*names[1:], "none", "none"][:2], strict=True)
         self.left, self.right = (
-            widgets.Dropdown(
-                options=["none", *names], value=value, description=title, layout=SLIDER
-            )
-            for title, value in zip(("overlay", "compare"), shown, strict=True)
+            widgets.Dropdown(options=names, value=name, description=title, layout=SLIDER)
+            for title, name in shown
         )
         self.opacity = _share(0.45, "opacity")
-        self.curtain = _share(0.5 if len(names) > 1 else 1.0, "curtain")
+        self.curtain = _share(0.5 if len(self.overlays) > 1 else 1.0, "curtain")
         self.zoom = widgets.Dropdown(
             options=[("the whole", 1), ("2 ×", 2), ("4 ×", 4), ("8 ×", 8)],
             description="zoom",
@@ -162,15 +153,10 @@ class Viewer(Panel):
             self.left.value = overlay
         if point is not None:
             self.point = point
-        window, _ = self._window()
-        share = (self.x.value - window[2].start + 0.5) / (window[2].stop - window[2].start)
-        hidden = (
-            share > self.curtain.value
-            if overlay == self.left.value
-            else (share < self.curtain.value)
-        )
-        if hidden:  # draw the curtain aside
-            self.curtain.value = float(overlay == self.left.value)
+        columns, is_left = self._window()[0][2], overlay == self.left.value
+        share = (self.x.value - columns.start + 0.5) / (columns.stop - columns.start)
+        if (share < self.curtain.value) != is_left:  # hidden: draw the curtain aside
+            self.curtain.value = float(is_left)
         self._draw()
 
     def set_overlay(self, name: str, overlay: np.ndarray) -> None:
@@ -195,7 +181,8 @@ class Viewer(Panel):
                 continue
             if wheel:
                 (through,) = {0, 1, 2} - set(axes)
-                point[through] = min(max(0, point[through] + int(wheel)), self._last(through))
+                last = self.image.shape[through] - 1
+                point[through] = min(max(0, point[through] + int(wheel)), last)
                 self.point = point
                 return
             for place, at, axis in zip((rows, columns), (row, column), axes, strict=True):
@@ -206,21 +193,15 @@ class Viewer(Panel):
             share = (column - columns.start) / (columns.stop - columns.start)
             self._choose_here(share < self.curtain.value)
 
-    def _last(self, axis: int) -> int:
-        return self.image.shape[axis] - 1
-
     def _choose_here(self, is_left: bool) -> None:
         """Choose the cell at the cross, of the overlay that is seen there."""
         names = [name for name in (self.left.value, self.right.value) if name in self.overlays]
-        if not names:
-            return
-        name = names[0] if is_left else names[-1]
-        overlay = self.overlays[name]
-        if overlay.dtype.kind == "f" or not overlay[self.point]:
-            return
-        self.choose(name, int(overlay[self.point]))
-        if self.on_cell:
-            self.on_cell(*self.chosen)
+        name = (names[0] if is_left else names[-1]) if names else "none"
+        overlay = self.overlays.get(name)
+        if overlay is not None and overlay.dtype.kind != "f" and overlay[self.point]:
+            self.choose(name, int(overlay[self.point]))
+            if self.on_cell:
+                self.on_cell(*self.chosen)
 
     # ------------------------------------------------------------------ the picture
 
@@ -291,11 +272,6 @@ class Chooser(Panel):
     names : sequence of str
     make : callable
         Gets the number of a name and returns the panel.
-
-    Attributes
-    ----------
-    which : Dropdown
-    shown : Panel
     """
 
     def __init__(self, names: Sequence[str], make: Callable[[int], Panel]) -> None:
