@@ -228,7 +228,7 @@ def test_a_user_goes_through_the_notebook(page, lab, record_property):
     page.locator(".wnet-celltable").wait_for(timeout=120_000)
     printed = page.locator(".jp-OutputArea-output").filter(has_text="results:")
     wait_until(lambda: printed.count() > 0, 60)
-    shoot(page, folder, ".wnet-viewer >> nth=1", "viewer", "viewer.png")
+    shoot(page, folder, ".wnet-viewer >> nth=2", "viewer", "viewer.png")
     shoot(page, folder, ".wnet-celltuner", "tuner")
     shoot(page, folder, ".wnet-celltable", "table")
 

@@ -73,6 +73,13 @@ def test_the_dice_against_the_users_labels_stands_in_the_status(view):
     assert "Dice against your labels 0.71" in view.status.value
 
 
+def test_what_was_done_otherwise_than_asked_is_said_when_it_happens(view):
+    view.take(started())
+    view.take(step(1, remarks=("the loss was not finite; the learning rate is halved",)))
+    view.take(step(2))
+    assert "the learning rate is halved." in view.facts.value
+
+
 def test_a_preview_without_cells_says_why(view, monkeypatch):
     titles = []
     real = training_view.overlay.plot_preview

@@ -17,47 +17,28 @@ CELL_SIGMA = 2.0  # voxels: cells are prepared to have a radius of about four
 
 
 class AffinityPicture(widgets.VBox):
-    """What the N-cut options mean at one voxel of the user's own image.
-
-    Parameters
-    ----------
-    stack : Stack
-    settings : Settings
-        Say how the image is prepared, and which affinity to show.
-
-    Attributes
-    ----------
-    picture : Image
-        PNG of `curves.plot_affinity`.
-    z, y, x : IntSlider
-        The voxel; at first the centre of a nucleus.
-    """
+    """What the N-cut options mean at one voxel of a stack, at first the centre of a nucleus."""
 
     def __init__(self, stack: Stack, settings: Settings) -> None:
         self._stack, self._settings = stack, settings
         self._prepare()
-        self.z, self.y, self.x = (
-            widgets.IntSlider(
-                p,
-                0,
-                n - 1,
-                description=axis,
-                layout={"flex": "1 1 160px", "max_width": "270px"},
-                style={"description_width": "20px"},
-            )
+        facts = {
+            "layout": {"flex": "1 1 160px", "max_width": "270px"},
+            "style": {"description_width": "20px"},
+        }
+        self.z, self.y, self.x = self._sliders = [
+            widgets.IntSlider(p, 0, n - 1, description=axis, **facts)
             for axis, p, n in zip("zyx", self._nucleus(), self._seen.shape, strict=True)
-        )
-        for slider in (self.z, self.y, self.x):
-            slider.observe(lambda _: self._draw(), "value")
-        self.picture = widgets.Image(
-            format="png",
-            layout={"width": "840px", "max_width": "calc(100% - 4px)", "object_fit": "contain"},
-        )
+        ]
+        for slider in self._sliders:
+            slider.observe(self._draw, "value")
+        layout = {"width": "840px", "max_width": "calc(100% - 4px)", "object_fit": "contain"}
+        self.picture = widgets.Image(format="png", layout=layout)
         text = widgets.HTML(
             "How strongly the voxel at the red cross is pulled into one class with its neighbours, "
             "on your image as the network sees it (0-100). Yellow: strongly. Pick another voxel:"
         )
-        sliders = widgets.HBox([self.z, self.y, self.x], layout={"flex_flow": "row wrap"})
+        sliders = widgets.HBox(self._sliders, layout={"flex_flow": "row wrap"})
         super().__init__([text, sliders, self.picture])
         self.add_class("wnet-affinitypicture")
         self._draw()
@@ -66,7 +47,7 @@ class AffinityPicture(widgets.VBox):
         """Draw the picture anew for other settings."""
         self._settings = settings
         self._prepare()
-        for slider, n in zip((self.z, self.y, self.x), self._seen.shape, strict=True):
+        for slider, n in zip(self._sliders, self._seen.shape, strict=True):
             slider.max = n - 1
         self._draw()
 
@@ -103,7 +84,7 @@ class AffinityPicture(widgets.VBox):
         found = np.unravel_index(int(part.argmax()), part.shape)
         return [int(p) + s.start for p, s in zip(found, inner, strict=True)]
 
-    def _draw(self) -> None:
+    def _draw(self, _: object = None) -> None:
         settings, point = self._settings, (self.y.value, self.x.value)
         plane = self._ranges.apply(self._seen[self.z.value])
         reach = max(7, settings.radius + 4)

@@ -20,11 +20,9 @@ from wnet_nb.widgets.cell_table import CellTable
 from wnet_nb.widgets.panel import RED, Panel, message
 from wnet_nb.widgets.viewer import Chooser, Viewer, true_overlay
 
-Networks = "ModelField | TrainingPanel | str | Path"
-
 
 async def find_cells(
-    network: Networks,
+    network: Any,
     stacks: Stacks,
     changes: Mapping[str, Any] | None = None,
     *,
@@ -34,8 +32,8 @@ async def find_cells(
 
     Parameters
     ----------
-    network : ModelField, TrainingPanel, str or Path
-        What `jobs.models.load_model` takes, or a panel that has it as its `source`.
+    network : ModelField, TrainingPanel, Trained, str, Path or Checkpoint
+        What `jobs.models.load_model` takes, or what has that as its `source`.
     stacks : Stacks
     changes : mapping, optional
         Options of the segmentation, such as `CellTuner.changes`.

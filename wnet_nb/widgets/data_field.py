@@ -36,19 +36,12 @@ class DataField(Panel):
         A TIFF, a folder, or ``example`` for the built-in volume; that of `like` if not given.
     labels : str or Path, optional
         True labels, only to compare with.
-    example_folder : str or Path
-        Where the example is written.
     like : DataField, optional
         Another field: what is said there of the data holds here to begin with.
     preset : str
         What the volumes are judged for, until `judge` is told otherwise.
     part : str
         Under this name, what is filled in stays for the next time.
-
-    Attributes
-    ----------
-    options : dict
-        `channel`, `time` and `voxel_size_um` as set here, for ``config.preset("quick", **...)``.
     """
 
     def __init__(
@@ -56,7 +49,6 @@ class DataField(Panel):
         path: str | Path | None = None,
         labels: str | Path | None = None,
         *,
-        example_folder: str | Path = "example",
         like: DataField | None = None,
         preset: str = "quick",
         part: str = "data",
@@ -66,9 +58,8 @@ class DataField(Panel):
         self._begun = nothing if like is None else like.entries
         if path is not None:
             self._begun |= {"path": str(path), "labels": str(labels or "")}
-        self._part, self._preset, self._example = part, preset, Path(example_folder)
+        self._part, self._preset, self._reason = part, preset, ""
         self._stacks: Stacks | None = None
-        self._reason = ""
         filled = self._begun | remembered.recall(part, self._begun)
         self.path = _path_field(filled["path"], "file or folder")
         self.labels = _path_field(filled["labels"], "labels, if any")
@@ -98,7 +89,7 @@ class DataField(Panel):
 
     @property
     def options(self) -> dict[str, Any]:
-        """The options that say how files are read."""
+        """The options that say how files are read, for ``config.preset("quick", **...)``."""
         return {name: field.value for name, field in self.fields.items()}
 
     @property
@@ -150,10 +141,8 @@ class DataField(Panel):
             if not path.exists():
                 raise UserError(f"there is no '{path}'; it was looked for in '{Path.cwd()}'")
             return path
-        image = self._example / "example.tif"
-        if not image.exists():
-            example.write_example(self._example, 0)
-        return image
+        image = Path("example") / "example.tif"
+        return image if image.exists() else example.write_example(image.parent)
 
     def _reset(self, _: object) -> None:
         remembered.forget()

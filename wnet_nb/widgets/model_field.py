@@ -37,13 +37,6 @@ class ModelField(Panel):
         Where the runs are.
     part : str
         Under this name, what is filled in stays for the next time.
-
-    Attributes
-    ----------
-    choice : Text
-        The field.
-    list : Dropdown
-        Words and runs; what is chosen there is written into the field.
     """
 
     def __init__(

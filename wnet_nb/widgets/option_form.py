@@ -43,13 +43,6 @@ class SettingsForm(Panel):
         Of the user; the picture shows its affinities.
     on_preset : callable, optional
         Called with the settings when a preset or a file of settings was taken.
-
-    Attributes
-    ----------
-    fields : dict of str to OptionField
-    affinity : AffinityPicture or None
-    problem : HTML
-        What is wrong, or doubtful, between options.
     """
 
     def __init__(

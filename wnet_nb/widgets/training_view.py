@@ -17,7 +17,7 @@ from wnet_nb.errors import UserError
 from wnet_nb.events import EpochEnd, Event, Preview, Started, StepEnd
 from wnet_nb.figures import curves, overlay
 from wnet_nb.jobs.estimate import duration
-from wnet_nb.widgets.panel import Panel, message
+from wnet_nb.widgets.panel import ORANGE, Panel, message
 
 DRAW_SHARE = 10  # the curves are redrawn at most for this part of the time
 COLOURS = {"soft N-cut": "#1f5fa8", "reconstruction": "#b45309"}
@@ -50,9 +50,8 @@ class TrainingView(Panel):
         self._drawn, self._cost = 0.0, 0.0
         self.bar = widgets.FloatProgress(min=0, max=1, layout={"width": "98%"})
         self.status, self.facts, self.note, self.balance = (widgets.HTML() for _ in range(4))
-        self.curves, self.preview = (
-            widgets.Image(format="png", layout=dict(PICTURE)) for _ in range(2)
-        )
+        pictures = (widgets.Image(format="png", layout=dict(PICTURE)) for _ in range(2))
+        self.curves, self.preview = pictures
         self.preview.layout.display = "none"  # until there is one
         self.epoch = widgets.IntSlider(
             0, 0, 0, description="epoch shown", layout={"width": "420px"}, disabled=True,
@@ -136,6 +135,8 @@ class TrainingView(Panel):
         """Show an event and its pictures."""
         if "curves" in pictures:
             self.curves.value = pictures["curves"]
+        if event.remarks:
+            self.facts.value = message(". ".join(event.remarks) + ".", ORANGE)
         if isinstance(event, Started):
             self.bar.max = event.epochs * self._per_epoch
             size = " × ".join(map(str, event.patch_shape))

@@ -15,7 +15,7 @@ from wnet_nb.errors import UserError
 from wnet_nb.figures import curves
 from wnet_nb.jobs.models import load_model
 from wnet_nb.jobs.segment import class_map
-from wnet_nb.jobs.stacks import Stack, Stacks
+from wnet_nb.jobs.stacks import Stacks
 from wnet_nb.widgets import remembered
 from wnet_nb.widgets.option_field import OptionField
 from wnet_nb.widgets.panel import RED, Panel, message
@@ -30,33 +30,35 @@ class CellTuner(Panel):
 
     Parameters
     ----------
-    network : ModelField, TrainingPanel, str or Path
+    network : ModelField, TrainingPanel, Trained, str or Path
         See `find_cells`.
     stacks : Stacks
         One can be chosen; the crop is where most happens in it.
-
-    Attributes
-    ----------
-    changes : dict
-        What differs from what was found; give it to `find_cells`.
-    fields : dict of str to OptionField
     """
 
     def __init__(self, network: Any, stacks: Stacks) -> None:
-        source = getattr(network, "source", network)
-        self._model, self._stacks = load_model(source), stacks
+        self._model, self._stacks = load_model(getattr(network, "source", network)), stacks
         self._settings = self._model.settings
         self._given = {"network": str(self._model.source), "stacks": str(stacks.path)}
         self.which = widgets.Dropdown(
             options=[(stack.name, n) for n, stack in enumerate(stacks)], description="volume"
         )
         self.which.layout.display = "" if len(stacks) > 1 else "none"
-        self.which.observe(lambda _: self._open(), "value")
+        self.which.observe(self._open, "value")
         self.count, self.sizes = widgets.HTML(), widgets.Image(format="png")
         self.sizes.layout = widgets.Layout(max_width="100%")
         self._box, self.viewer = widgets.VBox(), None
-        self._take_crop(stacks[0])
-        cells = self._segment({})
+        self._take_crop()
+        self._make_fields(self._segment({}))
+        self.undo = widgets.Button(description="As found")
+        self.undo.on_click(lambda _: self._undo())
+        super().__init__(
+            [self.which, self._box, *self.fields.values(), self.undo],
+            lambda: self.viewer.picture.value,
+        )
+        self._show_crop()
+
+    def _make_fields(self, cells: Instances) -> None:
         found = {"cell_radius_um": cells.cell_size.radius_um, "boundary": cells.boundary}
         self._found = {n: getattr(self._settings, n) for n in TUNED}
         self._found |= {n: float(f"{v:.3g}") for n, v in found.items() if self._found[n] is None}
@@ -71,17 +73,10 @@ class CellTuner(Panel):
         }
         for name, value in remembered.recall("tuner", self._given).items():
             self.fields[name].value = value
-        self.undo = widgets.Button(description="As found")
-        self.undo.on_click(lambda _: self._undo())
-        super().__init__(
-            [self.which, self._box, *self.fields.values(), self.undo],
-            lambda: self.viewer.picture.value,
-        )
-        self._open()
 
     @property
     def changes(self) -> dict[str, Any]:
-        """Options that were moved away from what was found."""
+        """Options that were moved away from what was found, for `find_cells`."""
         return {n: f.value for n, f in self.fields.items() if f.value != self._found[n]}
 
     def _undo(self) -> None:
@@ -89,8 +84,13 @@ class CellTuner(Panel):
             field.value = self._found[name]
         self._update()
 
-    def _take_crop(self, stack: Stack) -> None:
-        """Find the class probabilities of the liveliest part of a volume."""
+    def _open(self, _: object) -> None:
+        self._take_crop()
+        self._show_crop()
+
+    def _take_crop(self) -> None:
+        """Find the class probabilities of the liveliest part of the volume that is chosen."""
+        stack = self._stacks[self.which.value]
         source = class_map(stack, self._model, self._settings)
         source.prepared, self._place = _crop(source.prepared, stack.array)
         self._image = np.asarray(stack.array[self._place])
@@ -98,18 +98,12 @@ class CellTuner(Panel):
         self._truth = None if truth is None else truth[self._place]
         self._probabilities = source.predict(None)
 
-    def _open(self) -> None:
-        stack = self._stacks[self.which.value]
-        self._take_crop(stack)
+    def _show_crop(self) -> None:
         overlays = {"cells": self._segment(self.changes).labels}
         if self._truth is not None:
             overlays[TRUTH] = self._truth
-        self.viewer = Viewer(
-            self._image,
-            voxel_size_um=self._size,
-            overlays=overlays,
-            below=[self.count, self.sizes],
-        )
+        below = [self.count, self.sizes]
+        self.viewer = Viewer(self._image, voxel_size_um=self._size, overlays=overlays, below=below)
         self._box.children = [self.viewer]
         self._update()
 
