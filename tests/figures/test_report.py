@@ -219,15 +219,14 @@ def test_what_the_network_added_is_said_in_a_line(run):
     edit(run / "predictions" / "a" / "result.json", network_added=ADDED)
     report.write_report(run)
     words = read(run).words
-    assert "3 cells that the same steps do not find without it" in words
-    assert "2 cells are found only without it, and 9 are the same" in words
+    assert "3 cells found only with it, 2 only without it, 9 either way" in words
 
 
 def test_that_the_network_made_no_difference_is_said(run):
     none = ADDED | {"same": 12, "only_with_network": 0, "only_without": 0}
     edit(run / "predictions" / "a" / "result.json", network_added=none)
     report.write_report(run)
-    assert "What the network added: nothing. The same steps find the same 12" in read(run).words
+    assert "without it: nothing. Both find the same 12 cells" in read(run).words
 
 
 def test_an_old_result_says_nothing_about_what_the_network_added(run):
@@ -334,6 +333,23 @@ def test_results_without_their_table_and_pictures_are_still_reported(run):
     with pytest.warns(UserWarning, match=r"cells\.csv"):
         report.write_report(run)
     assert "Number of cells" in read(run).words
+
+
+def test_a_result_that_lacks_what_the_page_says_is_left_aside_with_a_warning(run):
+    shutil.copytree(run / "predictions" / "a", run / "predictions" / "other")
+    file = run / "predictions" / "other" / "result.json"
+    content = json.loads(file.read_text(encoding="utf-8"))
+    del content["cell_size"]
+    file.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.warns(UserWarning, match="'other' lacks cell_size"):
+        report.write_report(run)
+    assert "predictions/a/" in read(run).words
+
+
+def test_a_run_that_began_with_a_preset_of_another_version_has_a_report(run):
+    edit(run / "settings.json", preset="no longer there")
+    report.write_report(run)
+    assert re.search(r"base_channels\s+4\s+64", read(run).words)
 
 
 def test_the_citations_are_those_of_the_readme(run):

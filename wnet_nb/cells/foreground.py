@@ -66,4 +66,7 @@ def find_foreground(
         for k in classes
     )
     rest = max((brightness[k] for k in range(len(maps)) if k not in classes), default=np.nan)
-    return classes, f"{words}: most like blobs of cell size; brightness of the rest {rest:.4g}"
+    return classes, (
+        f"{words}, which lies on bright spots as large as a cell; mean brightness of the rest "
+        f"{rest:.4g}"
+    )

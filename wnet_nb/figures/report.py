@@ -31,6 +31,8 @@ from wnet_nb.whole_file import write_whole
 
 PICTURED = 12  # volumes with pictures; more would make a page that no mail takes
 PRINT_DPI = 150
+NEEDED = {"sha256", "file", "path", "shape", "dtype", "voxel_size_um", "voxel_size_source"}
+NEEDED |= {"cell_size", "cell_radius_um", "settings", "model", "reason"}
 
 
 def renew(run: Path) -> Path | None:
@@ -74,7 +76,7 @@ def write_report(run: str | Path) -> Path:
         scores=_mean_scores(volumes),
         known=OPTIONS,
         defaults=DEFAULTS,
-        begun=DEFAULTS | PRESETS[record["preset"] or "published"],
+        begun=DEFAULTS | PRESETS.get(record["preset"] or "published", {}),
         commands=repeat_commands(record, volumes),
         files=_written(run),
         now=datetime.now().astimezone().isoformat(),
@@ -187,6 +189,10 @@ def group_results(found: Sequence[Result], options: Mapping[str, Any]) -> list[V
     """Return the results of each volume, the newest with the earlier ones; sorted by name."""
     newest: dict[str, VolumeResults] = {}
     for result in found:  # the newest is last
+        if missing := NEEDED - set(result.facts):
+            lacks = f"'{result.folder.name}' lacks {', '.join(sorted(missing))}"
+            warnings.warn(f"the report goes without a result: {lacks}", stacklevel=2)
+            continue
         before = newest.pop(result.facts["sha256"], None)
         others = [before, *before.others] if before else []
         newest[result.facts["sha256"]] = VolumeResults(result, others, options)

@@ -1,0 +1,71 @@
+"""Make the pictures of the README anew from a demonstration.
+
+    python -m wnet_nb demo --out wnet_demo
+    python docs/make_pictures.py wnet_demo
+
+`cells.png`: one plane of the example, plain, with the cells that the network leads to, and with
+those of the same steps without it. `curves.png`: the losses of its training.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from wnet_nb.figures import curves, planes
+from wnet_nb.files.result import Result
+from wnet_nb.files.run_files import read_history
+from wnet_nb.files.volumes import read_volume
+
+PANEL_PIXELS = 460
+FONT_POINTS = 15  # to be read on a page that shows the picture at two thirds
+
+
+def draw_panels(image, results):
+    """Return a figure of an image plane (Z, Y, X) beside the same with each of some labels.
+
+    `results` maps a title to labels (Z, Y, X).
+    """
+    z = planes.densest_point(next(iter(results.values())))[0]
+    grey = planes.fit_plane(image[z], (PANEL_PIXELS, PANEL_PIXELS))
+    low, high = np.percentile(grey, (0.5, 99.8))
+    plain = np.repeat(np.clip((grey - low) / (high - low), 0, 1)[..., None], 3, axis=2)
+    panels = {"image": plain}
+    for title, labels in results.items():
+        plane = planes.enlarge(labels[z], grey.shape)
+        colour, opacity = planes.paint(plane, 0.5, planes.cell_colours(labels))
+        panels[title] = (1 - opacity[..., None]) * plain + opacity[..., None] * colour / 255
+    figure = curves.new_figure(
+        len(panels) * PANEL_PIXELS / curves.DPI, PANEL_PIXELS / curves.DPI + 0.4
+    )
+    for n, (title, rgb) in enumerate(panels.items(), start=1):
+        axes = figure.add_subplot(1, len(panels), n)
+        axes.imshow(rgb)
+        axes.set_axis_off()
+        axes.set_title(title, fontsize=FONT_POINTS)
+    return figure
+
+
+def main():
+    """Write the pictures beside this file."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("demo", type=Path, help="folder that `python -m wnet_nb demo` made")
+    run, here = parser.parse_args().demo / "run", Path(__file__).parent
+    result = Result.find_all(run)[-1]
+    image = read_volume(result.facts["path"]).array
+    labels, without = result.labels(), result.baseline_labels()
+    panels = {
+        f"network: {labels.max()} cells": labels,
+        f"without network: {without.max()} cells": without,
+    }
+    pictures = {
+        "cells.png": draw_panels(image, panels),
+        "curves.png": curves.plot_losses(read_history(run)),
+    }
+    for name, figure in pictures.items():
+        (here / name).write_bytes(curves.figure_png(figure))
+        print(f"wrote {here / name}")
+
+
+if __name__ == "__main__":
+    main()
