@@ -35,6 +35,15 @@ def test_two_results_of_a_volume_stand_side_by_side(find, stacks, trained):
     assert [name.split(",")[0] for name in names] == [trained.run.name, "without network", TRUTH]
 
 
+def test_the_cells_in_three_dimensions_are_below_the_viewer(find, stacks):
+    (result,) = find(cell_radius_um=4.0)
+    *_, fold = widgets.view_cells([result], stacks).shown.children
+    assert fold.get_title(0) == "the cells in three dimensions" and fold.selected_index is None
+    assert fold.children[0].value == (result.folder / "projections.png").read_bytes()
+    (result.folder / "projections.png").unlink()  # a result of an older version has none
+    assert len(widgets.view_cells([result], stacks).shown.children) == 2
+
+
 def test_a_table_below_is_bound_to_the_viewer(find, stacks):
     shown = widgets.view_cells(find(cell_radius_um=4.0), stacks, table=True).shown
     viewer, table = shown.children[:2]

@@ -12,7 +12,7 @@ from typing import Any
 import ipywidgets as widgets
 from IPython.display import display
 
-from wnet_nb.files.result import Result
+from wnet_nb.files.result import PROJECTIONS, Result
 from wnet_nb.jobs.segment import Progress, count_in_words, segment
 from wnet_nb.jobs.stacks import Stack, Stacks
 from wnet_nb.widgets.busy_cell import StopInPlace, attend, explain, in_thread
@@ -153,6 +153,7 @@ def view_cells(
             overlays[f"without network, {count} cells"] = result.baseline_labels()
         overlays |= true_overlay(stack)
         viewer = Viewer(stack.array, voxel_size_um=stack.voxel_size_um, overlays=overlays)
+        viewer.children = [*viewer.children, *_in_three_dimensions(result)]
         if not table:
             return viewer
         cells = CellTable(result, viewer, next(iter(overlays)))
@@ -163,6 +164,17 @@ def view_cells(
 
 def _title(result: Result) -> str:
     return f"{network_name(result)}, {result.facts['count']} cells"
+
+
+def _in_three_dimensions(result: Result) -> list[widgets.Widget]:
+    """Return the picture of the cells from three sides, folded away; nothing if it is not there."""
+    path = result.folder / PROJECTIONS
+    if not path.exists():
+        return []
+    picture = widgets.Image(value=path.read_bytes(), format="png", layout={"max_width": "100%"})
+    fold = widgets.Accordion([picture], selected_index=None)
+    fold.set_title(0, "the cells in three dimensions")
+    return [fold]
 
 
 def show_scores(results: Sequence[Result]) -> widgets.Widget:
