@@ -152,10 +152,10 @@ def test_every_finding_says_what_to_do_in_one_line(image):
 
 
 def test_the_cell_size_of_the_example_is_told(image):
-    found = advice.check_cell_size(Stack(volume(image)), QUICK)
+    found = advice.check_cell_size(Stack(volume(image)).cell_size, QUICK)
     assert found.level == "info" and "radius of about" in found.text
 
 
 def test_patches_too_small_for_the_cells_are_a_warning(image):
-    found = advice.check_cell_size(Stack(volume(image)), QUICK.replace(patch_size=16))
+    found = advice.check_cell_size(Stack(volume(image)).cell_size, QUICK.replace(patch_size=16))
     assert found.level == "warning" and "raise patch_size" in found.text

@@ -88,21 +88,3 @@ def test_the_voxel_size_scales_the_cells_in_voxels():
 def test_a_full_volume_holds_fewer_cells_than_asked():
     _, labels = make_example(shape=(16, 16, 16), n_cells=200)
     assert 0 < labels.max() < 200
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"shape": (8, 8)},
-        {"voxel_size_um": (0, 1, 1)},
-        {"cell_radius_um": 0},
-        {"n_cells": 0},
-        {"n_cells": 70000},
-        {"touching_fraction": 2},
-        {"noise": -1},
-        {"blur_um": -1},
-    ],
-)
-def test_impossible_arguments_are_refused_by_name(wrong):
-    with pytest.raises(ValueError, match=next(iter(wrong))):
-        make_example(**wrong)

@@ -10,7 +10,7 @@ from wnet_nb.files import volumes
 from wnet_nb.files.writing import write_volume
 from wnet_nb.jobs import check, estimate, segment, stacks, train
 from wnet_nb.jobs.example import make_example
-from wnet_nb.jobs.stacks import Store, read_stacks
+from wnet_nb.jobs.stacks import read_stacks
 
 QUICK = config.preset("quick")
 TINY = config.preset(
@@ -92,7 +92,7 @@ def test_run_all_prepares_and_estimates_each_volume_once_and_hashes_each_file_on
     counted(stacks, "sha256")
     found = read_stacks(folder, TINY)
     for stack in found:
-        check.check_cell_size(stack, TINY)
+        check.check_cell_size(stack.cell_size, TINY)
     estimate.estimate_training(found, TINY)
     estimate.measure_patch(found, TINY)
     train.train(found, tmp_path / "run", TINY)
@@ -108,14 +108,6 @@ def test_a_volume_is_prepared_anew_for_other_options(folder):
     assert stack.prepared(QUICK) is stack.prepared(QUICK.replace(epochs=3, radius=3))
     other = stack.prepared(QUICK.replace(cell_radius_um=9.0))
     assert other.factors == (2, 2, 2) and stack.prepared(QUICK).factors == (1, 1, 1)
-
-
-def test_prepared_volumes_are_kept_up_to_a_size():
-    store = Store(100)
-    arrays = [store.get(n, lambda n=n: np.full(40, n), lambda array: 40) for n in range(4)]
-    kept = [array[0] for array, _ in store._kept.values()]
-    assert kept == [2, 3]
-    assert store.get(0, lambda: pytest.fail("it is in use"), lambda array: 40) is arrays[0]
 
 
 def test_what_cannot_be_read_is_named_and_the_rest_is_used(folder, tmp_path):

@@ -15,6 +15,7 @@ from scipy import ndimage
 
 from wnet_nb.cells.placing import draw_cells
 from wnet_nb.cells.tissue import Tissue, log_uniform, smooth_field
+from wnet_nb.errors import UserError
 
 BACKGROUND, CORE, RIM = 0, 1, 2
 CORE_DEPTH = 0.64  # of a cell's radius: what lies further out is rim
@@ -91,9 +92,9 @@ class Ranges:
         for name, value in vars(self).items():
             low, high = value if isinstance(value, tuple) else (value, value)
             if not 0 <= low <= high or (name.endswith("_share") and high > 1):
-                raise ValueError(f"{name}={value} must be 0 or more, the lower limit first")
+                raise UserError(f"{name}={value} must be 0 or more, the lower limit first")
         if self.radius[0] < 1 or self.anisotropy[0] < 1:
-            raise ValueError("radius and anisotropy must be 1 or more")
+            raise UserError("radius and anisotropy must be 1 or more")
 
 
 class Simulated(NamedTuple):

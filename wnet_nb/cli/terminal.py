@@ -73,9 +73,10 @@ class Lines:
 
     def show(self, done: int, total: int, note: str = "") -> None:
         """Print a line if another ten percent are done."""
-        if self._first is None:
-            self._first, self._began, self._tenths = done, time.monotonic(), 0
         tenths = 10 * done // total if total else 0
+        if self._first is None:  # what was done before says nothing of the speed
+            self._first, self._began = done, time.monotonic()
+            self._tenths = tenths if done < total else 0
         if tenths <= self._tenths:
             return
         self._tenths = tenths

@@ -135,10 +135,17 @@ class Result:
         UserError if the file is missing, or a cell holds something else; says where.
         """
         path = self.folder / CELLS
-        names, rows = read_table(path)
+        return [_values(row, f"line {line} of '{path}'") for line, row in self._table()]
+
+    def cells_as_text(self) -> list[dict[str, str]]:
+        """Return the rows of cells.csv as they are written, with decimal points."""
+        return [{k: text.replace(",", ".") for k, text in row.items()} for _, row in self._table()]
+
+    def _table(self) -> list[tuple[int, dict[str, str]]]:
+        names, rows = read_table(self.folder / CELLS)
         if "label" not in names:
-            raise UserError(f"'{path}' has no column 'label'; segment the volume again")
-        return [_values(row, f"line {line} of '{path}'") for line, row in rows]
+            raise UserError(f"'{self.folder / CELLS}' has no column 'label'; segment again")
+        return rows
 
     # ------------------------------------------------------------------ writing
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from scipy import ndimage
@@ -45,12 +44,6 @@ class Finding:
 
     level: str
     text: str
-
-
-class Measured(Protocol):
-    """A volume that knows how large its cells seem to be; None if none stand out."""
-
-    cell_size: CellSize | None
 
 
 def is_usable(findings: Sequence[Finding]) -> bool:
@@ -255,12 +248,8 @@ def read_remarks(volume: Volume) -> list[Finding]:
     return [Finding(level, remark) for remark in volume.remarks]
 
 
-def check_cell_size(stack: Measured, settings: Settings) -> Finding:
-    """Say how large the cells seem to be, and whether a patch holds enough of them.
-
-    Takes some seconds the first time; the stack must have passed `check_volume`.
-    """
-    found = stack.cell_size
+def check_cell_size(found: CellSize | None, settings: Settings) -> Finding:
+    """Say how large the cells seem to be, and whether a patch holds enough of them."""
     if found is None:
         return Finding(
             "warning",

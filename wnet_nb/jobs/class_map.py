@@ -65,7 +65,7 @@ class OtsuMap:
         self.foreground_classes, self.core_class = (1,), None
         # Of a network that knows the core, the boundary is a probability and no brightness.
         self.boundary = settings.boundary if settings.core_class is None else None
-        self.reason = "class 1, what is brighter than Otsu's threshold of the prepared image"
+        self.reason = "what is brighter than Otsu's threshold of the prepared image"
 
     def predict(self, out: Path | None) -> np.ndarray:
         """Return background and foreground (2, Z, Y, X) float32, in memory or in a new file."""

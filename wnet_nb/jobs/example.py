@@ -12,7 +12,6 @@ import numpy as np
 from scipy import ndimage
 
 from wnet_nb.files.writing import write_volume
-from wnet_nb.grid import check_voxel_size
 
 # Camera: grey levels at no light, grey levels per photon, and read noise in grey levels (standard
 # deviation): the order of magnitude of an sCMOS camera.
@@ -61,7 +60,7 @@ def make_example(
     cell_radius_um : float
         Radius in µm of the sphere as large as the median nucleus.
     n_cells : int
-        Number of nuclei to place; fewer are placed where no room is left.
+        Number of nuclei to place, at most 65,535; fewer are placed where no room is left.
     touching_fraction : float
         Share of the nuclei (0 to 1) placed in contact with an earlier one.
     blur_um : float, optional
@@ -78,12 +77,6 @@ def make_example(
     labels : ndarray of uint16, shape ``shape``
         0 is background, 1 to n the nuclei.
 
-    Raises
-    ------
-    ValueError
-        If a size, radius or count is not positive, a blur or noise negative, ``n_cells`` above
-        65535, or ``touching_fraction`` not in 0 to 1.
-
     Examples
     --------
     >>> image, labels = make_example(shape=(32, 32, 32), n_cells=5)
@@ -92,7 +85,6 @@ def make_example(
     """
     if blur_um is None:
         blur_um = cell_radius_um / 6
-    _check(shape, voxel_size_um, cell_radius_um, n_cells, touching_fraction, blur_um, noise)
     rng = np.random.default_rng(seed)
     voxel_size = np.asarray(voxel_size_um, dtype=float)
     nuclei = _place_nuclei(rng, shape * voxel_size, cell_radius_um, n_cells, touching_fraction)
@@ -112,21 +104,6 @@ def write_example(folder: Path, seed: int = 0) -> Path:
     size = (1.0, 1.0, 1.0)
     write_volume(folder / "example_labels.tif", labels, voxel_size_um=size)
     return write_volume(folder / "example.tif", image, voxel_size_um=size)
-
-
-def _check(shape, voxel_size_um, cell_radius_um, n_cells, touching_fraction, blur_um, noise):
-    """Raise ValueError for arguments of `make_example` that make no volume."""
-    if len(shape) != 3 or min(shape) < 1:
-        raise ValueError(f"shape {shape} is not three positive sizes (z, y, x)")
-    check_voxel_size(voxel_size_um)
-    if cell_radius_um <= 0:
-        raise ValueError(f"cell_radius_um {cell_radius_um} is not positive")
-    if not 1 <= n_cells <= np.iinfo(np.uint16).max:
-        raise ValueError(f"n_cells {n_cells} is not in 1 to 65535 (uint16 labels)")
-    if not 0 <= touching_fraction <= 1:
-        raise ValueError(f"touching_fraction {touching_fraction} is not in 0 to 1")
-    if blur_um < 0 or noise < 0:
-        raise ValueError(f"blur_um {blur_um} and noise {noise} must not be negative")
 
 
 def _place_nuclei(rng, extent_um, radius_um, n_cells, touching_fraction) -> list[_Nucleus]:

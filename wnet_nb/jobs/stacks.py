@@ -270,7 +270,7 @@ def read_stacks(
         truth, said = truths.settle(volume)
         stacks.append(Stack(volume, read=lambda r=read: r().array, truth=truth, stores=stores))
         findings.append((*seen, *said))
-    truths.require(stacks)
+    truths.require([stack.source for stack in stacks])
     return Stacks(path, tuple(stacks), tuple(findings), tuple(skipped))
 
 

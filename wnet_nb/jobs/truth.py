@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
@@ -20,11 +19,6 @@ from wnet_nb.jobs.check import Finding, looks_like_image
 TRUTH_KINDS = "labels?|truth|gt|masks?|cells|points|centroids|zyx"
 KINDS = rf"[ ._-](images?|{TRUTH_KINDS})$"
 ENDINGS = r"(\.ome)?\.(tiff?|csv)$"
-
-
-class _Named(Protocol):
-    name: str
-    source: Path
 
 
 def match_name(path: Path) -> str:
@@ -115,15 +109,12 @@ class Truths:
         words = f"its truth '{file.name}' is known: results are scored, it is never trained on"
         return file, [Finding("info", words)]
 
-    def require(self, volumes: Iterable[_Named]) -> None:
+    def require(self, sources: Sequence[Path]) -> None:
         """Raise UserError if the user gave truth and it belongs to none of the volumes."""
-        volumes = list(volumes)
-        if self.place is None or not volumes:
-            return
-        if not any(match_name(one.source) in self.given for one in volumes):
+        if self.place and sources and not any(match_name(one) in self.given for one in sources):
             raise UserError(
                 f"no labels in '{self.place}' have the name of a volume; name them alike, such as "
-                f"{volumes[0].name}_labels.tif"
+                f"{match_name(sources[0])}_labels.tif"
             )
 
 

@@ -1,0 +1,67 @@
+import os
+import signal
+
+import pytest
+
+from wnet_nb.cli import terminal
+from wnet_nb.errors import UserError
+
+
+@pytest.mark.parametrize(
+    "error, said",
+    [
+        (UserError("give a TIFF"), "give a TIFF"),
+        (FileNotFoundError(2, "No such file or directory", "a.tif"), "'a.tif': No such file"),
+        (OSError(28, "No space left on device"), "No space left on device"),
+        (MemoryError(), "lower batch_size"),
+        (RuntimeError("CUDA out of memory. Tried to allocate"), "lower batch_size"),
+    ],
+)
+def test_what_a_user_can_mend_is_one_line(error, said):
+    assert said in terminal.explain(error)
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("operands could not be broadcast"), KeyError("x"), RuntimeError("odd")]
+)
+def test_a_mistake_of_ours_is_explained_by_its_traceback(error):
+    assert terminal.explain(error) is None
+
+
+def test_lines_come_once_every_ten_percent_and_not_before_something_is_done(capsys):
+    lines = terminal.Lines("working", "steps")
+    for done in (0, 5, 9, 10, 11, 35, 36, 100):
+        lines.show(done, 100, "note")
+    said = capsys.readouterr().err.splitlines()
+    assert [line.split(",")[0] for line in said] == [
+        "working 10 %: 10/100 steps",
+        "working 30 %: 35/100 steps",
+        "working 100 %: 100/100 steps",
+    ]
+    assert said[0].endswith("left, note")
+
+
+def test_what_was_done_before_says_nothing_of_the_speed(capsys, monkeypatch):
+    clock = iter([0.0, 10.0])
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: next(clock))
+    lines = terminal.Lines("going on", "steps")
+    lines.show(90, 100)
+    lines.show(100, 100)
+    assert capsys.readouterr().err == "going on 100 %: 100/100 steps, 00:00 left\n"
+
+
+def test_a_quiet_speaker_says_no_results_but_remarks(capsys):
+    speaker = terminal.Speaker(quiet=True)
+    speaker.say("result")
+    speaker.remark("remark")
+    told = capsys.readouterr()
+    assert (told.out, told.err) == ("", "remark\n")
+
+
+def test_the_first_interrupt_is_a_wish_and_the_second_ends_the_work(capsys):
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), terminal.stop_between_events() as stopped:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stopped.is_set()
+        os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
