@@ -106,10 +106,12 @@ def _show_result(result: Result, speaker: Speaker) -> None:
     for remark in facts["remarks"]:
         speaker.say(f"  {remark}")
     if scores := result.scores:
-        both = scores["scores"], scores["baseline"]
-        f1 = [one.get("mean_f1", one.get("f1")) for one in both if one]
+        found = [one for one in (scores["scores"], scores["baseline"]) if one]
+        rows = [row for one in found for row in one.get("rows", [one])]  # points have one F1
+        f1 = [row["f1"] for row in rows if row.get("threshold", 0.5) == 0.5]
+        which = "F1 at IoU 0.5" if "rows" in found[0] else "F1"
         plain = f", {f1[1]:.3f} without the network" if facts["network_added"] else ""
-        speaker.say(f"  against '{scores['truth']}': F1 {f1[0]:.3f}{plain}")
+        speaker.say(f"  against '{scores['truth']}': {which} {f1[0]:.3f}{plain}")
     if name != result.name:
         speaker.say(f"  '{result.name}' was there before and is kept; this is '{name}'")
     speaker.wrote(result.files)
@@ -124,8 +126,9 @@ def show_scores(one: Evaluation, speaker: Speaker) -> None:
     if isinstance(one.scores, InstanceScores):
         speaker.say(f"mean F1 {one.scores.mean_f1:.3f}")
     if one.baseline is not None:
-        value = getattr(one.baseline, "mean_f1", one.baseline.f1)
-        speaker.say(f"without the network: {one.baseline.n_predicted} cells, F1 {value:.3f}")
+        of_labels = isinstance(one.baseline, InstanceScores)
+        value = f"mean F1 {one.baseline.mean_f1:.3f}" if of_labels else f"F1 {one.baseline.f1:.3f}"
+        speaker.say(f"without the network: {one.baseline.n_predicted} cells, {value}")
 
 
 def mean_f1(one: Evaluation) -> float:
