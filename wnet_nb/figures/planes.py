@@ -115,10 +115,11 @@ def window_around(
     size = [min(n, SHOWN_VOXELS) for n in shape]
     widest = max(size[1] * voxel_size_um[1], size[2] * voxel_size_um[2])
     size[0] = max(1, min(size[0], int(widest / voxel_size_um[0])))
-    starts = [
-        max(0, min(p - n // 2, have - n)) for p, n, have in zip(point, size, shape, strict=True)
-    ]
-    return tuple(slice(start, start + n) for start, n in zip(starts, size, strict=True))
+    window = []
+    for p, n, have in zip(point, size, shape, strict=True):
+        start = max(0, min(p - n // 2, have - n))
+        window.append(slice(start, start + n))
+    return tuple(window)
 
 
 def round_length(width_um: float) -> float:
@@ -212,11 +213,9 @@ def planes_png(
         Where the curtain hangs in each plane, from 0 (left edge) to 1 (right edge).
     """
     canvas = layout.draw(image, point)
-    low, high = limits
-    grey = np.clip((canvas - low) / max(high - low, 1e-9), 0, 1) * 255
-    grey[np.isnan(canvas)] = SURROUNDINGS
-    rgb = np.repeat(grey[..., None], 3, axis=2)  # (rows, columns, 3)
-    share = curtain if right is not None or left is None else 1.0
+    grey = 255 * np.clip((canvas - limits[0]) / max(limits[1] - limits[0], 1e-9), 0, 1)
+    rgb = np.repeat(np.nan_to_num(grey, nan=SURROUNDINGS)[..., None], 3, axis=2)
+    share = 1.0 if right is None and left is not None else curtain
     for volume, known, is_left in ((left, colours[0], True), (right, colours[1], False)):
         if volume is None:
             continue
@@ -300,10 +299,10 @@ def _draw_crosshair(rgb: np.ndarray, point, shape, layout: Layout) -> None:
 
 def _draw_names(rgb: np.ndarray, layout: Layout) -> None:
     for name, place in zip(NAMES, layout.places, strict=True):
-        corner = rgb[place][4:, 4:]
-        word = _word(name)[: corner.shape[0], : corner.shape[1], None]
-        seen = corner[: word.shape[0], : word.shape[1]]
-        seen[:] = (1 - word) * 0.4 * seen + word * 255
+        word = _word(name)
+        corner = rgb[place][4 : 4 + word.shape[0], 4 : 4 + word.shape[1]]
+        word = word[: corner.shape[0], : corner.shape[1], None]
+        corner[:] = (1 - word) * 0.4 * corner + word * 255
 
 
 @cache
