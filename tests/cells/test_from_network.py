@@ -50,7 +50,8 @@ def test_one_long_cell_stays_one():
 @pytest.mark.parametrize("levels", [(0.65, 0.5), (0.5, 0.35)])
 def test_a_lower_boundary_makes_larger_cells_and_no_other_number(levels):
     maps = probabilities_of([(10, 12, 12), (20, 26, 27)])
-    tight, generous = (segment(maps, boundary=level) for level in levels)
+    image = 1000 * (0.6 * (1 - maps[0]) + 0.4 * maps[1])  # the border is dim
+    tight, generous = (segment(maps, image=image, boundary=level) for level in levels)
     assert tight.count == generous.count == 2
     assert (generous.labels > 0).sum() > 1.04 * (tight.labels > 0).sum()
     assert not ((tight.labels > 0) & (generous.labels == 0)).any()

@@ -87,14 +87,7 @@ class ImageEvidence:
         near = near > GROWTH_PROBABILITY
         basins = watershed(blob, marked, mask=near)
         del blob, marked, near  # a block must stay small
-        contrast = ndimage.gaussian_filter(above, OUTLINE_SIGMA * radii, truncate=3)
-        cores = np.zeros(len(seeds) + 1, np.float32)
-        ball = _ball(np.maximum(CORE_RADIUS * radii, 1.0))
-        for number, seed in enumerate(seeds, start=1):
-            places = ball + seed
-            fits = ((places >= 0) & (places < above.shape)).all(1)
-            places = tuple(places[fits].T)
-            cores[number] = np.median(contrast[places][basins[places] == number])
+        contrast, cores = measure_cores(above, basins, seeds, radii)
         return _Measured(place, basins, contrast, cores, owned_by(block, place, seeds))
 
 
@@ -107,6 +100,40 @@ class _Measured:
     contrast: np.ndarray  # (z, y, x) float32
     cores: np.ndarray  # (n + 1,) contrast of the core of each cell; entry 0 is unused
     owned: np.ndarray  # (n + 1,) whether the seed lies in the block itself
+
+
+def measure_cores(
+    above: np.ndarray, basins: np.ndarray, seeds: np.ndarray, radii: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the image whose levels are outlines, and the brightness of the middle of each cell.
+
+    Parameters
+    ----------
+    above : ndarray
+        (z, y, x) float32: the image without its background.
+    basins : ndarray
+        (z, y, x) int32: the space of each cell.
+    seeds : ndarray
+        (n, 3): the middle of each cell, in voxels.
+    radii : ndarray
+        Cell radius in voxels (z, y, x).
+
+    Returns
+    -------
+    contrast : ndarray
+        (z, y, x) float32: `above`, a little smoothed.
+    cores : ndarray
+        (n + 1,) float32: median of `contrast` in the middle of each cell; entry 0 is unused.
+    """
+    contrast = ndimage.gaussian_filter(above, OUTLINE_SIGMA * radii, truncate=3)
+    cores = np.zeros(len(seeds) + 1, np.float32)
+    ball = _ball(np.maximum(CORE_RADIUS * radii, 1.0))
+    for number, seed in enumerate(seeds, start=1):
+        places = ball + seed
+        fits = ((places >= 0) & (places < above.shape)).all(1)
+        places = tuple(places[fits].T)
+        cores[number] = np.median(contrast[places][basins[places] == number])
+    return contrast, cores
 
 
 def _ball(radii: np.ndarray) -> np.ndarray:

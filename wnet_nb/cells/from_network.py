@@ -1,4 +1,4 @@
-"""Cells from a network that knows core and rim: its cores are the seeds, its cells the outlines.
+"""Cells from a network that knows core and rim: its cores are seeds, its cells help the outlines.
 
 The starter network is trained on simulated cells whose whole extent is known, so it knows where a
 cell ends better than any level of brightness does. How far a cell must stand out of the texture
@@ -11,6 +11,7 @@ import numpy as np
 from scipy import ndimage
 from skimage.segmentation import watershed
 
+from wnet_nb.cells.from_image import measure_cores
 from wnet_nb.cells.regions import Box, Region, markers, owned_by, with_halo
 from wnet_nb.cells.seeds import SEED_SIGMA, Ground, separate
 from wnet_nb.grid import difference_of_gaussians
@@ -19,7 +20,13 @@ from wnet_nb.grid import difference_of_gaussians
 SMOOTH_SIGMA = 0.2  # of the core probability whose maxima are seeds
 SEED_REACH = 0.5  # no other maximum lies this close to a seed
 SEED_PROBABILITY = 0.3  # of the smoothed core
-BOUNDARY_DEFAULT = 0.5  # probability of core or rim at which a cell ends
+GROWTH_PROBABILITY = 0.1  # of core or rim: no cell reaches further
+BOUNDARY_DEFAULT = 0.4  # of core or rim, where the network says where a cell ends
+# What is surely cell, between its surroundings (0) and its core (1), by its smallest radius in
+# voxels: blur carries the light of a thin cell out of it.
+BRIGHT_LEVEL = (1.0, 2.5), (0.5, 0.4)
+RESOLVED_RADIUS = 2.7  # voxels; in thinner cells the network's voxels are too coarse
+DIM_LEVEL = 0.2  # that the border of a cell has at least
 
 
 class NetworkEvidence:
@@ -68,17 +75,34 @@ class NetworkEvidence:
         foreground = self._foreground[place]
         landscape = ndimage.gaussian_filter(foreground, SMOOTH_SIGMA * radii, truncate=3)
         landscape += core
-        inside = foreground > self.boundary
-        basins = watershed(
-            np.negative(landscape, out=landscape), markers(seeds, core.shape), mask=inside
-        )
+        np.negative(landscape, out=landscape)
+        mask = foreground > GROWTH_PROBABILITY
+        basins = watershed(landscape, markers(seeds, core.shape), mask=mask)
+        del landscape, core, mask  # a block must stay small
+        above = self._ground.above(self._image, place)
         owned = owned_by(block, place, seeds)
-        owned[1:] &= self._stand_out(basins, len(seeds), place)
+        owned[1:] &= self._stand_out(above, basins, len(seeds))
+        inside = self._inside(above, basins, seeds, foreground)
         return Region(place, basins, inside, owned)
 
-    def _stand_out(self, basins: np.ndarray, count: int, place: Box) -> np.ndarray:
+    def _stand_out(self, above: np.ndarray, basins: np.ndarray, count: int) -> np.ndarray:
         """Return for each basin whether a spot of cell size in it is above texture and noise."""
-        above = np.maximum(self._ground.above(self._image, place), 0)
-        blob = difference_of_gaussians(above, SEED_SIGMA * self._radii)
+        blob = difference_of_gaussians(np.maximum(above, 0), SEED_SIGMA * self._radii)
         strongest = ndimage.maximum(blob, basins, np.arange(1, count + 1))
         return np.asarray(strongest) >= self._ground.floor
+
+    def _inside(
+        self, above: np.ndarray, basins: np.ndarray, seeds: np.ndarray, foreground: np.ndarray
+    ) -> np.ndarray:
+        """Return which voxels of the basins are cell: what is bright, or what the network says.
+
+        The network knows of dim borders that no level of brightness tells from the surroundings;
+        where a cell is hardly thicker than a voxel, only the image is finer than that.
+        """
+        contrast, cores = measure_cores(above, basins, seeds, self._radii)
+        cores = cores[basins]
+        thinnest = float(self._radii.min())
+        inside = contrast > np.interp(thinnest, *BRIGHT_LEVEL) * cores
+        if thinnest >= RESOLVED_RADIUS:
+            inside |= (foreground > self.boundary) & (contrast > DIM_LEVEL * cores)
+        return inside & (basins > 0)
