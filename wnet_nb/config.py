@@ -389,7 +389,15 @@ _SMALL: dict[str, Any] = {
 }
 PRESETS: dict[str, dict[str, Any]] = {
     "published": {},
-    "quick": _SMALL,
+    "quick": _SMALL
+    | {
+        "n_classes": 3,
+        "start_from": "starter",
+        "core_class": 1,
+        "foreground_classes": (1, 2),
+        "hold_weight": 0.3,
+        "learning_rate": 1e-4,
+    },
     "scratch": _SMALL,
 }
 """Named sets of options, found by experiment: `quick` adapts the starter weights to a stack

@@ -27,7 +27,7 @@ TINY = {
     "tile_size": 32,
 }
 SET = [word for name, value in TINY.items() for word in ("--set", f"{name}={value}")]
-QUICK = ["--preset", "quick", *SET]
+QUICK = ["--preset", "scratch", *SET]
 
 
 @pytest.fixture(autouse=True)
@@ -84,7 +84,7 @@ def test_training_on_a_folder_names_bad_files_and_goes_on_with_the_good(folder, 
     assert "training" in err and "left" in err
     record = json.loads((tmp_path / "run" / "settings.json").read_text(encoding="utf-8"))
     assert [item["file"] for item in record["inputs"]] == ["a.tif", "b.tif"]
-    assert record["preset"] == "quick"
+    assert record["preset"] == "scratch"
 
 
 def test_training_prints_json_and_nothing_else_on_request(folder, tmp_path, capsys):
@@ -229,7 +229,7 @@ def test_evaluating_prints_a_table_and_json(folder, capsys):
 
 def test_the_demonstration_goes_from_nothing_to_scores_and_a_report(tmp_path, capsys):
     out = tmp_path / "demo"
-    status, said, _ = call(capsys, "demo", "--out", out, *SET, "--set", "tile_size=96")
+    status, said, _ = call(capsys, "demo", "--out", out, *SET[2:], "--set", "tile_size=96")
     assert status == 0
     cells = out / "run" / "predictions" / "example"
     scores = json.loads((cells / "scores.json").read_text(encoding="utf-8"))

@@ -4,7 +4,7 @@ import pytest
 from wnet_nb.config import preset
 from wnet_nb.figures import advice
 
-QUICK = preset("quick")
+QUICK = preset("scratch")
 
 
 def rows(ncut, reconstruction):

@@ -8,7 +8,7 @@ from wnet_nb.jobs import estimate
 from wnet_nb.jobs.example import make_example
 from wnet_nb.jobs.stacks import read_stacks
 
-TINY = config.preset("quick", base_channels=4, patch_size=16, patches_per_volume=4, batch_size=2)
+TINY = config.preset("scratch", base_channels=4, patch_size=16, patches_per_volume=4, batch_size=2)
 
 
 @pytest.fixture(scope="module")

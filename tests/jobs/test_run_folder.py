@@ -235,14 +235,14 @@ def test_validation_against_labels_is_written_beside_the_history(stacks, run, tm
     assert inputs[0]["truth"] == str(tmp_path / "truth" / "a.tif")
 
 
-@pytest.mark.parametrize("name", ["quick", "published"])
+@pytest.mark.parametrize("name", config.PRESETS)
 def test_the_preset_is_recorded_also_where_nobody_names_it(name):
     settings = config.preset(name, epochs=3, channel=1)
     assert runs.nearest_preset(settings) == name
 
 
 def test_a_notebooks_run_says_which_preset_it_was_made_with(finished):
-    assert run_files.read_record(finished)["preset"] == "quick"
+    assert run_files.read_record(finished)["preset"] == "scratch"
 
 
 def test_a_run_started_from_published_weights_goes_on_with_the_same_settings(
@@ -265,7 +265,7 @@ def test_a_second_training_in_a_run_is_refused_and_leaves_it_alone(stacks, run):
     for resume in (True, False):
         with pytest.raises(UserError, match=r"being trained|not empty"):
             pipeline.train_events(stacks, run, TINY, resume=resume)
-    assert run_files.read_record(run)["preset"] == "quick"  # to look at it is possible
+    assert run_files.read_record(run)["preset"] == "scratch"  # to look at it is possible
     events.close()
     train(stacks, run, resume=True)
 

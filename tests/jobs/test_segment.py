@@ -13,8 +13,8 @@ from wnet_nb.errors import UserError
 from wnet_nb.files import run_files
 from wnet_nb.files.volumes import read_volume
 from wnet_nb.files.writing import write_volume
-from wnet_nb.jobs import models, stacks
 from wnet_nb.jobs import segment as prediction
+from wnet_nb.jobs import stacks
 from wnet_nb.jobs import train as pipeline
 from wnet_nb.jobs.example import make_example
 from wnet_nb.jobs.stacks import read_stacks
@@ -234,12 +234,6 @@ def test_without_a_network_the_cells_of_an_easy_volume_are_found(tmp_path):
     write_volume(tmp_path / "a_labels.tif", labels, voxel_size_um=(1, 1, 1))
     (one,) = prediction.segment("none", tmp_path / "a.tif", out=tmp_path / "out")
     assert one.scores["scores"]["rows"][4]["f1"] > 0.8
-
-
-def test_there_is_no_starter_until_its_weights_are_there(image, tmp_path, monkeypatch):
-    monkeypatch.setattr(models, "STARTER_WEIGHTS", tmp_path / "none.safetensors")
-    with pytest.raises(UserError, match="no starter weights in this installation"):
-        prediction.segment("starter", image, out=tmp_path)
 
 
 def test_a_bad_volume_is_named_and_the_others_are_segmented(run, image, tmp_path):

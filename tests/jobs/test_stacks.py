@@ -14,7 +14,7 @@ from wnet_nb.jobs.stacks import read_stacks
 
 QUICK = config.preset("quick")
 TINY = config.preset(
-    "quick", base_channels=4, patch_size=16, epochs=1, patches_per_volume=2, tile_size=32
+    "scratch", base_channels=4, patch_size=16, epochs=1, patches_per_volume=2, tile_size=32
 )
 
 

@@ -13,7 +13,7 @@ from wnet_nb.jobs.run_folder import lock_run
 from wnet_nb.jobs.stacks import read_stacks
 
 TINY = config.preset(
-    "quick", base_channels=4, patch_size=16, epochs=2, patches_per_volume=2, batch_size=2
+    "scratch", base_channels=4, patch_size=16, epochs=2, patches_per_volume=2, batch_size=2
 )
 
 

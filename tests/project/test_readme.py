@@ -10,7 +10,7 @@ from wnet_nb.jobs.example import make_example
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 TABLE = re.compile(r"(<!-- options: .*? -->\n)(.*?)(<!-- end of options -->)", re.DOTALL)
-TINY = "epochs=1, base_channels=4, patch_size=16, patches_per_volume=2, tile_size=32"
+TINY = "epochs=1, patch_size=16, patches_per_volume=2, tile_size=32"
 
 
 def option_table():

@@ -52,7 +52,7 @@ def folder(example, tmp_path_factory):
 
 @pytest.fixture
 def settings():
-    return config.preset("quick", **TINY)
+    return config.preset("scratch", **TINY)
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def stacks(folder, settings):
 def trained(folder, tmp_path_factory):
     """The run of a short training, as the panel leaves it."""
     torch.set_num_threads(1)
-    settings = config.preset("quick", **TINY)
+    settings = config.preset("scratch", **TINY)
     panel = widgets.TrainingPanel(
         read_stacks(folder / "in", settings), settings, folder=tmp_path_factory.mktemp("runs")
     )

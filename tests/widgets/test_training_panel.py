@@ -37,7 +37,7 @@ def test_training_returns_the_model_and_leaves_its_folder(trained):
 
 
 def test_the_preset_is_recorded(trained):
-    assert read_record(trained.run)["preset"] == "quick"
+    assert read_record(trained.run)["preset"] == "scratch"
 
 
 def test_the_check_says_what_the_training_will_take(stacks, settings, tmp_path, capsys):

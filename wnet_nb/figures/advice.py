@@ -27,7 +27,8 @@ def read_losses(history: Sequence[Mapping[str, Any]], settings: Settings) -> lis
         return ["There are too few epochs to read the curves; train for at least three."]
     ncut = np.array([row["soft_ncut"] for row in history])
     reconstruction = np.array([row["reconstruction"] for row in history])
-    worst = settings.n_classes - 1  # of one class only, and of classes that are all alike
+    # Of one class only, and of classes that are all alike; core and rim are cut as one.
+    worst = 1 if settings.core_class is not None else settings.n_classes - 1
     sentences = [_read_trend(ncut, worst)]
     if ncut[-1] > COLLAPSED * worst:
         sentences.append(

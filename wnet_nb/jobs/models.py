@@ -9,15 +9,14 @@ from pathlib import Path
 import torch
 
 from wnet_nb import checkpoint
-from wnet_nb.checkpoint import Checkpoint
+from wnet_nb.checkpoint import STARTER, STARTER_FILE, Checkpoint
 from wnet_nb.config import preset
 from wnet_nb.device import choose_device
 from wnet_nb.errors import UserError
 from wnet_nb.files.published import PUBLISHED, fetch_published
 
-STARTER, NONE = "starter", "none"
-NONE_PRESET = "quick"  # how a volume is prepared where there is no network
-STARTER_WEIGHTS = Path(__file__).with_name("starter.safetensors")
+NONE = "none"
+NONE_PRESET = "scratch"  # how a volume is prepared where there is no network
 
 Progress = Callable[[int, int], None]
 
@@ -39,13 +38,8 @@ def find_weights(source: str | Path, *, progress: Progress | None = None) -> Pat
         return Path(source)
     if str(source) == PUBLISHED:
         return fetch_published(progress=progress)
-    if str(source) == STARTER and STARTER_WEIGHTS.exists():
-        return STARTER_WEIGHTS
     if str(source) == STARTER:
-        raise UserError(
-            "there are no starter weights in this installation; make them with the verb starter, "
-            "or segment with none or published"
-        )
+        return STARTER_FILE
     raise UserError("the word none stands for no network, so there are no weights to start from")
 
 
@@ -57,7 +51,7 @@ def load_model(source: str | Path | Checkpoint, *, progress: Progress | None = N
     source : str, Path or Checkpoint
         A run folder, a weights file, or a word: ``starter`` (the weights in the package),
         ``published`` (CellSeg3D's, fetched once), ``none`` (no network: `model` is None, and the
-        image alone decides, prepared as by the preset quick).
+        image alone decides, prepared as for the small networks).
     progress : callable, optional
         Called with (bytes received, bytes in all) while weights are fetched.
     """

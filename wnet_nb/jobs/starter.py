@@ -39,7 +39,7 @@ from wnet_nb.jobs.starter_volumes import (
 from wnet_nb.losses import reconstruction_loss
 from wnet_nb.model import WNet3D
 
-STEPS, VOLUMES = 20_000, 1_600
+STEPS, VOLUMES = 13_000, 1_200  # of the weights in the package
 LEARNING_RATE, WARM_UP = 1.5e-3, 300
 GRADIENT_LIMIT = 1.0
 AVERAGE_DECAY = 0.999  # the weights that are kept are a running mean over about 1,000 steps
