@@ -1,8 +1,12 @@
 """What is brought is what the source holds now; what is copied away is read back."""
 
 import io
+import signal
+import subprocess
+import sys
 import tarfile
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -116,3 +120,19 @@ def test_a_copy_that_reads_differently_is_refused_and_removed(tmp_path, monkeypa
     with pytest.raises(UserError, match="reads differently"):
         drive.copy_verified(tmp_path / "a", tmp_path / "drive" / "a")
     assert list((tmp_path / "drive").iterdir()) == []
+
+
+def test_a_kill_between_the_copy_and_its_check_loses_nothing(tmp_path):
+    (tmp_path / "a").write_text("content")
+    code = (
+        "import os, signal, sys\nfrom pathlib import Path\nfrom wnet_nb.colab import drive\n"
+        "drive._sha256_on_disk = lambda path: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "drive.copy_verified(Path(sys.argv[1]), Path(sys.argv[2]))"
+    )
+    source, target = tmp_path / "a", tmp_path / "drive" / "a"
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run([sys.executable, "-c", code, source, target], cwd=root)
+    assert done.returncode == -signal.SIGKILL
+    assert not target.exists() and source.read_text() == "content"
+    drive.copy_verified(source, target)
+    assert target.read_text() == "content"

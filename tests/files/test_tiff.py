@@ -4,6 +4,7 @@ import logging
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -167,3 +168,25 @@ def test_reading_a_damaged_file_logs_nothing_and_leaves_the_logger_as_it_was(tmp
         read_volume(tmp_path / "a.tif")
     assert caplog.records == []
     assert (logger.level, logger.disabled, list(logger.filters), list(logger.handlers)) == before
+
+
+def test_what_is_larger_than_the_memory_is_refused_unless_it_can_be_mapped(tmp_path, monkeypatch):
+    tifffile.imwrite(tmp_path / "packed.tif", STACK, compression="zlib")
+    tifffile.imwrite(tmp_path / "plain.tif", STACK)
+    left = SimpleNamespace(available=STACK.nbytes - 1)
+    monkeypatch.setattr("wnet_nb.files.tiff.psutil.virtual_memory", lambda: left)
+    with pytest.raises(UserError, match=r"'packed.tif' does not fit into the memory"):
+        read_volume(tmp_path / "packed.tif")
+    np.testing.assert_array_equal(read_volume(tmp_path / "plain.tif").array, STACK)
+
+
+def test_a_list_of_pages_that_runs_in_a_circle_is_refused(tmp_path):
+    write_page_by_page(tmp_path / "a.tif", STACK)
+    with tifffile.TiffFile(tmp_path / "a.tif") as tif:
+        first, last = tif.pages[0].offset, tif.pages[-1]
+        place = last.offset + 2 + 12 * len(last.tags)
+    content = bytearray((tmp_path / "a.tif").read_bytes())
+    content[place : place + 4] = first.to_bytes(4, "little")
+    (tmp_path / "a.tif").write_bytes(content)
+    with pytest.raises(UserError, match=r"'a.tif' (is incomplete|cannot be read)"):
+        read_volume(tmp_path / "a.tif")
