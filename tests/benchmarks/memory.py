@@ -3,7 +3,7 @@
 OMP_NUM_THREADS=1 python tests/benchmarks/memory.py [--shape 256 512 512] [--out memory.md]
 
 A synthetic uint16 volume (nuclei of radius 5 µm, 1 µm voxels) is written as an uncompressed TIFF
-and segmented with a briefly trained `quick` network by `prediction.segment` in a process of its
+and segmented with a briefly trained `quick` network by `jobs.segment.segment` in a process of its
 own. Linux only: peaks come from the kernel (VmHWM), which it resets at each stage.
 """
 
@@ -20,8 +20,7 @@ import numpy as np
 
 BLOCK = 128  # voxels along the edge of what is mirrored to fill the volume
 CELLS = 308  # in a block: as dense as the example volume
-STAGES = ("prepare", "predict_volume", "segment_instances", "measure_cells", "describe_cells")
-LATER = (("baseline", "voronoi_otsu"), ("overlay", "plot_overlay"))
+STAGES = ("segment_instances", "measure_cells", "compare")
 LIMIT_GB = 3.0
 
 
@@ -81,14 +80,17 @@ def segment_here(run, image, out):
     """Segment in this process; return the figures."""
     import matplotlib.figure  # noqa: F401  loaded with the first picture
 
+    from wnet_nb.figures import overlay
+    from wnet_nb.jobs import class_map, stacks
     from wnet_nb.jobs import segment as prediction
 
     _, before, anonymous, _ = memory()
     watch = Watch()
+    watch.around(stacks, "prepare")
+    watch.around(class_map, "predict_volume")
     for name in STAGES:
         watch.around(prediction, name)
-    for module, name in LATER:
-        watch.around(getattr(prediction, module), name)
+    watch.around(overlay, "plot_overlay")
     (result,) = prediction.segment(run, image, out=out)
     watch.cut("reading, writing")
     watch.over = True

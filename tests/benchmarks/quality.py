@@ -16,16 +16,18 @@ from pathlib import Path
 import numpy as np
 
 from wnet_nb import config
+from wnet_nb.cells.classical import voronoi_otsu
 from wnet_nb.cells.outlines import segment_instances
 from wnet_nb.cells.scores import match_instances, match_points
-from wnet_nb.data import prepare
 from wnet_nb.files.tables import read_points
 from wnet_nb.files.volumes import read_volume
 from wnet_nb.files.writing import write_volume
 from wnet_nb.inference import predict_volume
-from wnet_nb.jobs import segment as prediction
-from wnet_nb.jobs import train as pipeline
 from wnet_nb.jobs.example import make_example
+from wnet_nb.jobs.models import load_model
+from wnet_nb.jobs.segment import segment
+from wnet_nb.jobs.stacks import Stack, Stacks
+from wnet_nb.jobs.train import train
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 REAL = {
@@ -91,15 +93,16 @@ def measure(name, preset, changes):
         volume, truth = volume_and_truth(name, Path(scratch))
         run = Path(scratch) / "run"
         settings = config.preset(preset, **changes)
-        done = pipeline.train_run([volume], run, settings)
+        stack = Stack(volume)
+        stacks = Stacks(volume.source, (stack,), ((),))
+        done = train(stacks, run, settings)
         trained = time.perf_counter() - began
-        model = prediction.load_model(run)
-        found = prediction.segment_volume(volume, model, model.settings, Path(scratch) / "out")
-        labels = read_volume(found.folder / "labels.tif").array
-        baseline = read_volume(found.folder / "baseline_labels.tif").array
-        radius = found.facts["cell_radius_um"]
-        size = volume.voxel_size_um
-        prepared = prepare(volume.array, model.settings, voxel_size_um=size)
+        model = load_model(run)
+        (found,) = segment(model, stacks, out=Path(scratch) / "out")
+        labels = found.labels()
+        radius, size = found.facts["cell_radius_um"], volume.voxel_size_um
+        baseline = voronoi_otsu(volume.array, voxel_size_um=size, cell_radius_um=radius)
+        prepared = stack.prepared(model.settings)
         probabilities = predict_volume(model.model, prepared, precision="auto")
         fixed = [
             segment_instances(
