@@ -7,17 +7,15 @@ from wnet_nb.device import choose_dtype, describe_device, is_out_of_memory, peak
 
 
 @pytest.mark.parametrize("able", [{"avx512_bf16": True}, {"amx_bf16": True}, {"avx2": True}, None])
-def test_only_predicting_takes_bfloat16_and_only_where_the_processor_has_it(able, monkeypatch):
+def test_auto_takes_bfloat16_only_where_the_processor_has_it(able, monkeypatch):
     if able is None:
         monkeypatch.delattr(torch.cpu, "get_capabilities")  # as in older releases
     else:
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
     native = bool(able) and "avx2" not in able
     cpu = torch.device("cpu")
-    assert choose_dtype("auto", cpu, training=True) == torch.float32
-    wanted = torch.bfloat16 if native else torch.float32
-    assert choose_dtype("auto", cpu, training=False) == wanted
-    assert choose_dtype("float32", cpu, training=False) == torch.float32
+    assert choose_dtype("auto", cpu) == (torch.bfloat16 if native else torch.float32)
+    assert choose_dtype("float32", cpu) == torch.float32
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Tests of `wnet_nb.model`: the published network's names, shapes and outputs."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from wnet_nb.model import Stage, WNet3D
+from wnet_nb.model import Dropout, Stage, WNet3D
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -107,8 +108,58 @@ def test_dropout_acts_in_training_and_only_there():
 
 
 def test_dropout_rate_is_the_one_asked_for_everywhere():
-    rates = {m.p for m in WNet3D(base_channels=4, dropout=0.3).modules() if type(m) is nn.Dropout}
+    rates = {
+        m.p for m in WNet3D(base_channels=4, dropout=0.3).modules() if isinstance(m, nn.Dropout)
+    }
     assert rates == {0.3}
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last_3d])
+@pytest.mark.parametrize("rate", [0.1, 0.65, 0.95])
+def test_dropout_has_the_mean_and_the_rate_of_the_plain_one(rate, layout):
+    x = torch.ones(2, 8, 20, 30, 40).contiguous(memory_format=layout).requires_grad_()
+    y = Dropout(rate)(x)
+    n, kept = y.numel(), float((y != 0).float().mean())
+    assert kept == pytest.approx(1 - rate, abs=4 * (rate * (1 - rate) / n) ** 0.5 + 1e-5)
+    assert y.unique().tolist() == pytest.approx([0, 1 / (1 - rate)], rel=1e-3)
+    assert y.is_contiguous(memory_format=layout)
+    y.sum().backward()
+    assert torch.equal(x.grad, y.detach())  # what is off gets no gradient, what is on its scale
+
+
+def test_neighbours_are_dropped_independently_and_every_call_anew():
+    dropout, x = Dropout(0.5), torch.ones(200_000)
+    y = dropout(x) - 1
+    for lag in (1, 2, 3, 4, 8):  # four of them come from one random number
+        assert abs(float((y[:-lag] * y[lag:]).mean())) < 5 / len(x) ** 0.5
+    assert abs(float((y * (dropout(x) - 1)).mean())) < 5 / len(x) ** 0.5
+
+
+def test_dropout_repeats_with_its_seed_and_rests_in_evaluation():
+    dropout, x = Dropout(0.3), torch.rand(3, 5, 7)
+    torch.manual_seed(4)
+    first = dropout(x)
+    torch.manual_seed(4)
+    assert torch.equal(dropout(x), first) and not torch.equal(first, x)
+    assert Dropout(0.0)(x) is not None and torch.equal(Dropout(0.0)(x), x)
+    assert torch.equal(dropout.eval()(x), x)
+
+
+def test_network_and_gradients_are_those_of_plain_layers_one_after_the_other():
+    model = WNet3D(3, base_channels=8, dropout=0.0)
+    plain = copy.deepcopy(model)
+    for module in plain.modules():
+        if isinstance(module, Stage):
+            module.forward = module.module.forward
+    image = 100 * torch.rand(2, 1, 16, 24, 16)
+    results = []
+    for form in (model, plain):
+        probabilities, reconstruction = form(image)
+        (probabilities[:, 0].square().mean() + (reconstruction - image).square().mean()).backward()
+        gradients = [parameter.grad for parameter in form.parameters()]
+        results.append([probabilities, reconstruction, *gradients])
+    for found, expected in zip(*results, strict=True):
+        assert (found - expected).norm() <= 1e-4 * expected.norm() + 1e-12
 
 
 def test_every_parameter_gets_a_gradient():

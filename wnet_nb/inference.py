@@ -187,7 +187,7 @@ def best_class_dice(probabilities: np.ndarray, truth: np.ndarray) -> float:
 def _in_tiles(model, image, normalisation, tiles, precision: str) -> Iterator[None]:
     """Compute in a number format, and over several tiles with the statistics of the volume."""
     device = next(model.parameters(), torch.empty(0)).device
-    dtype = choose_dtype(precision, device, training=False)
+    dtype = choose_dtype(precision, device)
     several = any(len(axis) > 1 for axis in tiles)
     with contextlib.ExitStack() as stack:
         if several:

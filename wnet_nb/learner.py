@@ -48,7 +48,10 @@ class Learner:
         with torch.random.fork_rng([]):  # the caller's random numbers stay as they were
             torch.manual_seed(settings.seed)
             self.model = checkpoint.build_model(settings)
-        self.model.to(device)
+        # Convolutions in bfloat16 are twice as quick with the channels last, in float32 slower.
+        last = device.type == "cpu" and dtype == torch.bfloat16
+        layout = torch.channels_last_3d if last else torch.contiguous_format
+        self.model.to(device, memory_format=layout)
         self.optimizer = torch.optim.Adam(
             self.model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
         )

@@ -167,7 +167,7 @@ class StarterTraining:
         self.steps, self.decoder_steps = steps, max(1, round(DECODER_SHARE * steps))
         self.device = torch.device(choose_device())
         # With patches of 32 planes bfloat16 is safe in training too (see `training`).
-        self.dtype = choose_dtype("auto", self.device, training=False)
+        self.dtype = choose_dtype("auto", self.device)
         with torch.random.fork_rng([]):
             torch.manual_seed(seed)
             self.model: WNet3D = checkpoint.build_model(starter_settings(seed))
