@@ -20,6 +20,7 @@ from wnet_nb.grid import average_blocks, block_means, enlarge, pad_to, thin_out
 
 PERCENTILES = (0.5, 99.9)
 SAMPLE_VOXELS = 4_000_000  # enough for percentiles to a tenth of a grey level
+LARGEST_VALUE = 1e30  # sums of ten million such voxels fit in float32
 CANDIDATES = 4  # crops drawn for each patch that is kept
 EMPTY_SHARE, FULL_SHARE = 0.001, 0.6
 POOR_CROP_WEIGHT = 0.05
@@ -191,6 +192,10 @@ def prepare(
     wanted = settings.match_cell_size or settings.subtract_background
     if not wanted or radius is None or ranges.high <= ranges.low:
         return Prepared(image, ranges, shape=image.shape)
+    if image.dtype.kind == "f" and max(abs(float(image.min())), float(image.max())) > LARGEST_VALUE:
+        raise UserError(
+            f"'{name}' holds values beyond {LARGEST_VALUE:g}, too large to average; divide them"
+        )
     radii = np.array([radius / step for step in size])
     factors = (1, 1, 1)
     if settings.match_cell_size:
