@@ -323,9 +323,21 @@ def test_state_that_is_on_disk_is_not_written_again_but_lost_weights_are(tmp_pat
     assert (tmp_path / WEIGHTS).exists() and list((tmp_path / STATES).iterdir())
 
 
-def test_weights_of_another_number_format_are_refused_with_both(model, pth):
+def test_weights_that_are_no_floats_are_refused_and_those_of_fewer_bits_are_taken(model, pth):
+    torch.save({name: tensor.int() for name, tensor in model.state_dict().items()}, pth)
+    with pytest.raises(UserError, match=r"in_b\.module\.0\.weight is .*int32 where .*floats"):
+        load_cellseg3d_weights(pth)
     torch.save({name: tensor.half() for name, tensor in model.state_dict().items()}, pth)
-    with pytest.raises(UserError, match=r"in_b\.module\.0\.weight is .*float16 where .*float32"):
+    weight = load_cellseg3d_weights(pth).encoder.in_b.module[0].weight
+    assert weight.dtype == torch.float32
+    torch.testing.assert_close(weight, model.encoder.in_b.module[0].weight, atol=1e-3, rtol=1e-3)
+
+
+def test_weight_that_is_too_large_for_the_network_is_refused(model, pth):
+    state = {name: tensor.double() for name, tensor in model.state_dict().items()}
+    state[NAME][:] = 1e300
+    torch.save(state, pth)
+    with pytest.raises(UserError, match=f"{NAME} holds values that are not finite"):
         load_cellseg3d_weights(pth)
 
 

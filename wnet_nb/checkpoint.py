@@ -280,7 +280,7 @@ def save_cellseg3d_weights(path: str | os.PathLike[str], model: WNet3D) -> None:
 
 
 def load_tensors(model: WNet3D, tensors: dict[str, torch.Tensor], path: Path) -> None:
-    """Copy named tensors into `model`; names, shapes and dtypes must fit, values be finite."""
+    """Copy named tensors into `model`; names and shapes must fit, all be finite floats."""
     expected = {name: _describe(tensor) for name, tensor in model.state_dict().items()}
     found = {name: _describe(tensor) for name, tensor in tensors.items()}
     for name in {**expected, **found}:
@@ -289,7 +289,7 @@ def load_tensors(model: WNet3D, tensors: dict[str, torch.Tensor], path: Path) ->
                 f"'{path}' does not fit this network: tensor {name} is "
                 f"{found.get(name, 'missing')} where {expected.get(name, 'nothing')} is expected"
             )
-    broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+    broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor.float()).all()]
     if broken:
         raise UserError(f"'{path}' is damaged: {broken[0]} holds values that are not finite")
     model.load_state_dict(tensors)
@@ -298,7 +298,8 @@ def load_tensors(model: WNet3D, tensors: dict[str, torch.Tensor], path: Path) ->
 def _describe(tensor: Any) -> str:
     if not isinstance(tensor, torch.Tensor):
         return type(tensor).__name__
-    return f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
+    kind = "of floats" if tensor.is_floating_point() else str(tensor.dtype).removeprefix("torch.")
+    return f"{tuple(tensor.shape)} {kind}"  # weights may be stored in fewer bits
 
 
 def load_start_weights(model: WNet3D, path: str | os.PathLike[str]) -> None:
