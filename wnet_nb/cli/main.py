@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Sequence
 
 from wnet_nb import __version__
-from wnet_nb.config import DEFAULTS, OPTIONS, names_with
+from wnet_nb.config import DEFAULTS, OPTIONS, PRESETS, names_with
 
 WRONG, INTERRUPTED = 2, 130
 TRAINING_OPTIONS = ("epochs", "learning_rate", "patch_size", "base_channels", "intensity_sigma")
@@ -108,7 +108,8 @@ def _add(parser: argparse.ArgumentParser, *arguments: str) -> None:
         parser.add_argument("path", metavar="PATH", help="a TIFF or a folder of TIFFs")
     if "settings" in arguments:
         source = parser.add_mutually_exclusive_group()
-        source.add_argument("--preset", metavar="NAME", help="published (default) or quick")
+        known = ", ".join(PRESETS)
+        source.add_argument("--preset", metavar="NAME", help=f"{known} (the first if not given)")
         source.add_argument("--settings", metavar="FILE", help="a settings.json of an earlier run")
     if "set" in arguments:
         parser.add_argument(
