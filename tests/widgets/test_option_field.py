@@ -1,5 +1,6 @@
 import pytest
 
+from wnet_nb.config import DEFAULTS, names_with
 from wnet_nb.widgets.option_field import OptionField
 
 
@@ -65,6 +66,11 @@ def test_every_position_of_a_slider_is_a_value_of_its_own_and_in_order():
         one.slider.value = position
         values.append(one.value)
     assert values == sorted(set(values)) and (values[0], values[-1]) == (1e-5, 1.0)
+
+
+def test_every_option_that_is_to_be_a_slider_has_one():
+    for name in names_with("slider"):
+        assert field(name, DEFAULTS[name]).slider is not None, name
 
 
 def test_a_field_that_is_set_by_the_program_tells_nobody():

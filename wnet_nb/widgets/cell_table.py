@@ -14,13 +14,13 @@ from wnet_nb.widgets.viewer import Viewer
 
 COLUMNS = (  # name in cells.csv, title, width, format
     ("label", "cell", 6, ".0f"),
-    ("volume_um3", "volume (µm³)", 14, ".1f"),
+    ("volume_um3", "volume µm³", 12, ".0f"),
     ("sphericity", "sphericity", 12, ".2f"),
     ("mean_intensity", "brightness", 12, ".1f"),
-    ("centroid_z_voxels", "z (voxel)", 11, ".0f"),
-    ("centroid_y_voxels", "y (voxel)", 11, ".0f"),
-    ("centroid_x_voxels", "x (voxel)", 11, ".0f"),
-    ("touches_border", "cut by edge", 13, ""),
+    ("centroid_z_voxels", "z", 6, ".0f"),
+    ("centroid_y_voxels", "y", 6, ".0f"),
+    ("centroid_x_voxels", "x", 6, ".0f"),
+    ("touches_border", "at edge", 9, ""),
 )
 STYLE = (
     "<style>.wnet-table, .wnet-table select {font-family:monospace !important;"
@@ -58,7 +58,9 @@ class CellTable(Panel):
         self.table.observe(self._show_cell, "value")
         if viewer is not None:
             viewer.on_cell = self._choose_row
-        where = widgets.HTML(f"All columns are in <code>{escape(str(result.folder))}</code>")
+        where = widgets.HTML(
+            f"z, y, x in voxels. All columns are in <code>{escape(str(result.folder))}</code>"
+        )
         top = widgets.HBox([self.by, self.down], layout={"flex_flow": "row wrap"})
         super().__init__(
             [top, header, self.table, where],

@@ -20,6 +20,7 @@ SPANS = {  # of a slider: its ends, how many steps lie between them, whether it 
     "radius": (1, 10, 9, False),
     "ncut_weight": (0.0, 2.0, 40, False),
     "reconstruction_weight": (1e-5, 1.0, 250, True),
+    "hold_weight": (0.0, 4.0, 80, False),
 }
 NO_AMOUNTS = ("channel", "time", "seed", "voxel_size_um", "foreground_classes", "start_from")
 

@@ -149,7 +149,7 @@ class TrainingPanel(Panel):
         self.stop = _button("Stop and keep", self.wish_stop, "warning")
         self.snapshot = _button("Save now", partial(self._press, "snapshot"))
         self.extend = _button("Extend by", partial(self._press, "extend"))
-        self.more = widgets.BoundedIntText(5, min=1, max=100_000, layout={"width": "70px"})
+        self.more = widgets.BoundedIntText(5, min=1, max=100_000, layout={"width": "60px"})
         buttons = [self.start, self.pause, self.stop, self.snapshot, self.extend, self.more]
         top = widgets.HBox([*buttons, widgets.HTML("epochs")], layout={"flex_flow": "row wrap"})
         self.live = {
@@ -353,7 +353,7 @@ class TrainingPanel(Panel):
 
 
 def _button(name: str, press: Callable[[], None], style: str = "") -> widgets.Button:
-    layout = widgets.Layout(width="auto", min_width="84px")
+    layout = widgets.Layout(width="auto", min_width="64px")
     button = widgets.Button(description=name, button_style=style, layout=layout)
     button.on_click(lambda _: press())
     return button
