@@ -135,8 +135,9 @@ data
 #
 # Says how the network is trained. Takes **no time**.
 #
-# - `preset`: *published* is the network of the publication and wants a GPU; *quick* is a small one
-#   for minutes on any computer, and often does as well.
+# - `preset`: *published* is the network of the publication and wants a GPU; *quick* adapts a small
+#   one that knows simulated cells, in minutes on any computer; *scratch* trains as small a one from
+#   nothing.
 # - `use_the_preset`: leave it ticked to take all values of the preset, which are printed (with
 #   *published*, these are the published defaults). Untick it to use the values of the fields:
 #   `n_classes` kinds of voxels, `epochs` rounds of training, `batch_size` pieces at a time, pieces
@@ -147,7 +148,7 @@ data
 
 # %% cellView="form"
 # @title 3.1 Main training parameters: the training { display-mode: "form" }
-preset = "published"  # @param ["published", "quick"]
+preset = "published"  # @param ["published", "quick", "scratch"]
 use_the_preset = True  # @param {type:"boolean"}
 n_classes = 2  # @param {type:"integer"}
 epochs = 50  # @param {type:"integer"}

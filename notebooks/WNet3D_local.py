@@ -100,9 +100,10 @@ widgets.show_scores(cells)
 # ## 5. Train on your stack (optional)
 #
 # Worth a try if cells are missing, cut too tight or too wide. The defaults are a good start: the
-# preset `quick` trains a small network in minutes, `published` is the network of the publication
-# and wants a GPU. Every option says when to raise and when to lower it. The tab *Soft N-cut* shows,
-# on your image, which neighbours a voxel is pulled together with.
+# preset `quick` adapts the starter network to your stack in minutes, and holds it to what it knows;
+# `scratch` trains as small a network from nothing, and `published` is the network of the
+# publication and wants a GPU. Every option says when to raise and when to lower it. The tab *Soft
+# N-cut* shows, on your image, which neighbours a voxel is pulled together with.
 #
 # *Usual mistake:* `intensity_sigma` below the noise of the image; then only specks count as alike.
 # The form says so.

@@ -28,7 +28,7 @@ from wnet_nb.files.run_files import read_history
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOK = ROOT / "notebooks" / "WNet3D_local.ipynb"
 IMAGES = ROOT / "docs"
-SHORT = 'config.preset("quick", base_channels=8, epochs=300, patches_per_volume=16, '
+SHORT = 'config.preset("quick", epochs=300, patches_per_volume=4, '
 FLAGS = (
     "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update "
     "--disable-sync --no-first-run --disable-quic"
@@ -269,7 +269,7 @@ def test_a_closed_tab_loses_nothing_and_the_interrupt_button_keeps_the_model(pag
     page.locator('[data-command="notebook:interrupt-kernel"]').first.click()
     wait_until(lambda: status(page).startswith("Stopped, and"), 20)
     wait_until(lambda: (run / "predictions" / "example-2" / "cells.csv").exists(), 120)
-    assert checkpoint.load_checkpoint(run).settings.base_channels == 8
+    assert checkpoint.load_checkpoint(run).settings.base_channels == 16
     assert 1 < len(read_history(run)) < 300
 
 

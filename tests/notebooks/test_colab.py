@@ -35,7 +35,7 @@ NOTEBOOK = ROOT / "notebooks" / "WNet3D_colab.ipynb"
 TWIN = NOTEBOOK.with_suffix(".py")
 CELL_LINES, CODE_LINES = 15, 150
 SHORT = {
-    'preset = "published"': 'preset = "quick"',
+    'preset = "published"': 'preset = "scratch"',
     "use_the_preset = True": "use_the_preset = False",
     "epochs = 50": "epochs = 2",
     "batch_size = 4": "batch_size = 2",

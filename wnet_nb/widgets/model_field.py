@@ -9,11 +9,11 @@ from pathlib import Path
 import ipywidgets as widgets
 
 from wnet_nb import checkpoint
-from wnet_nb.checkpoint import STARTER, STARTER_FILE
+from wnet_nb.checkpoint import STARTER
 from wnet_nb.errors import UserError
 from wnet_nb.files import run_files
 from wnet_nb.files.result import Result
-from wnet_nb.jobs.models import NONE, is_word, load_model
+from wnet_nb.jobs.models import is_word, load_model
 from wnet_nb.widgets import remembered
 from wnet_nb.widgets.busy_cell import StopInPlace
 from wnet_nb.widgets.data_field import clean_path
@@ -32,8 +32,7 @@ class ModelField(Panel):
     Parameters
     ----------
     value : str or Path, optional
-        A run folder, a weights file, ``starter``, ``published`` or ``none``. If not given, the
-        starter where it is installed.
+        A run folder, a weights file, ``starter`` (if not given), ``published`` or ``none``.
     folder : str or Path
         Where the runs are.
     part : str
@@ -44,7 +43,7 @@ class ModelField(Panel):
         self, value: str | Path = "", *, folder: str | Path = "runs", part: str = "model"
     ) -> None:
         self._part, self._fault = part, ""
-        self._begun = str(value) or (STARTER if STARTER_FILE.exists() else NONE)
+        self._begun = str(value) or STARTER
         chosen = remembered.recall(part, self._begun).get("model", self._begun)
         wide = {"layout": {"width": "98%", "max_width": "800px"}}
         style = {"description_width": "110px"}
@@ -78,8 +77,6 @@ class ModelField(Panel):
         text, self._fault = self.choice.value.strip(), ""
         try:
             said = WORDS[text] if is_word(text) else self._describe(clean_path(text))
-            if text == STARTER and not STARTER_FILE.exists():
-                raise UserError("there is no starter in this installation; choose 'none'")
         except UserError as error:
             self._fault = f"{error}."
             self.found.value = message(self._fault, RED)

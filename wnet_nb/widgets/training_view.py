@@ -124,7 +124,13 @@ class TrainingView(Panel):
             if not radius:
                 raise UserError("the image shows no cell size")
             cells = segment_instances(
-                preview.probabilities, preview.image, voxel_size_um=size, cell_radius_um=radius
+                preview.probabilities,
+                preview.image,
+                voxel_size_um=size,
+                cell_radius_um=radius,
+                foreground_classes=self.settings.foreground_classes,
+                core_class=self.settings.core_class,
+                boundary=self.settings.boundary,
             ).labels
         except UserError as error:
             title += f" (no cells yet: {error})"
