@@ -665,6 +665,17 @@ def test_third_poisoned_step_stops_with_advice_and_leaves_a_finite_model(tmp_pat
     assert checkpoint.load_checkpoint(tmp_path)
 
 
+def test_patches_made_smaller_for_want_of_memory_stay_so_on_resume(tmp_path):
+    list(fit([VOLUME], TINY.replace(epochs=1, patch_size=24), run=tmp_path))
+    path = max((tmp_path / "checkpoints").glob("step-*.pt"))
+    state = torch.load(path, weights_only=True)
+    state["progress"]["live"] = {"batch_size": 1, "patch_size": [16, 16, 16]}
+    torch.save(state, path)
+    events = list(fit([VOLUME], TINY.replace(patch_size=24, precision="auto"), run=tmp_path))
+    assert events[0].patch_shape == (16, 16, 16) and events[0].precision == "float32"
+    assert len(of_kind(events, StepEnd)) == 5  # one patch at a time
+
+
 def test_recovery_that_is_switched_off_stops_at_the_first_poisoned_step():
     with pytest.raises(UserError, match=r"step 2 .*lower learning_rate \(it was 0\.001\)"):
         poisoned({2}, TINY.replace(recover=False), spoil=slice(None))

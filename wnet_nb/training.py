@@ -292,14 +292,17 @@ class _Trainer:
             torch.cuda.empty_cache()
         self._change(change)
         if "patch_size" in change:
-            self.sampler = PatchSampler(self.prepared, self.settings)
-            self.dtype = self.learner.dtype = self._choose_dtype()
+            self._cut_patches_anew()
             self.preview_patch = self.preview_patch[tuple(map(slice, self.sampler.shape))]
         self.remarks.append(
             f"memory ran out at step {self.progress.step + 1}: the network went back to its "
             f"weights of the last epoch and goes on with {self.settings.batch_size} patches of "
             f"{times(self.sampler.shape)} voxels at once"
         )
+
+    def _cut_patches_anew(self) -> None:
+        self.sampler = PatchSampler(self.prepared, self.settings)
+        self.dtype = self.learner.dtype = self._choose_dtype()
 
     def _go_back(self) -> None:
         self.progress.recoveries += 1
@@ -423,7 +426,7 @@ class _Trainer:
         held = {name: before[name] for name in anew} | live
         self.settings = asked.replace(**held)
         if self.settings.patch_size != asked.patch_size:
-            self.sampler = PatchSampler(self.prepared, self.settings)
+            self._cut_patches_anew()
         self._change(anew)
         self.progress.live = {k: v for k, v in self.progress.live.items() if k not in anew}
 
