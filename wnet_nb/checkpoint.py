@@ -77,7 +77,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: _widened(file.get_tensor(name)) for name in file.keys()}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, OSError) as error:
         raise UserError(f"'{path}' is damaged or not a weights file: {error}") from None
     if metadata.get("format") != FORMAT:
@@ -90,11 +90,6 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     model = build_model(settings)
     load_tensors(model, tensors, path)
     return Checkpoint(model.eval(), settings, history, path)
-
-
-def _widened(tensor: torch.Tensor) -> torch.Tensor:
-    """Return a tensor in float32 if it is stored in float16, as the starter weights are."""
-    return tensor.float() if tensor.dtype == torch.float16 else tensor
 
 
 def build_model(settings: Settings) -> WNet3D:
@@ -308,4 +303,10 @@ def load_start_weights(model: WNet3D, path: str | os.PathLike[str]) -> None:
     UserError is raised if they cannot be read or belong to a network of another size.
     """
     found = load_checkpoint(path)
+    sizes = (found.model.n_classes, found.model.base_channels)
+    if sizes != (model.n_classes, model.base_channels):
+        raise UserError(
+            f"'{found.source}' does not fit this network: it has n_classes={sizes[0]} and "
+            f"base_channels={sizes[1]}; set these, or start_from=none to train from nothing"
+        )
     load_tensors(model, dict(found.model.state_dict()), found.source)
