@@ -70,6 +70,15 @@ def test_the_python_of_the_readme_trains_and_segments(tmp_path, monkeypatch, cap
     assert Path("runs/first/predictions/a/labels.tif").exists()
 
 
+def test_every_promise_names_tests_that_exist():
+    text = README.read_text(encoding="utf-8")
+    promises = text.partition("## What you can rely on")[2].partition("\n## ")[0]
+    named = set(re.findall(r"`(test_\w+)`", promises))
+    tests = README.with_name("tests").rglob("test_*.py")
+    known = set(re.findall(r"^def (test_\w+)", "\n".join(t.read_text() for t in tests), re.M))
+    assert len(named) >= 12 and named <= known
+
+
 def test_training_and_segmenting_take_three_lines_each():
     for block in code("python"):
         assert len([line for line in block.splitlines() if line.strip()]) <= 3
