@@ -21,6 +21,7 @@ from wnet_nb.cells.regions import BLOCK_SIZE, Region, blocks
 from wnet_nb.cells.size import CellSize, estimate_cell_radius
 from wnet_nb.errors import UserError
 
+NAMED, KNOWN = "chosen by you", "core and rim of cells, as the network was taught them"
 ROUND_SIGMA = 0.2  # cell radii: smoothing of the finished outline
 
 
@@ -112,7 +113,10 @@ def segment_instances(
     if foreground_classes is None:
         classes, reason = find_foreground(probabilities, image, radii)
     else:
-        classes, reason = tuple(int(k) for k in foreground_classes), "chosen by you"
+        classes, reason = (
+            tuple(int(k) for k in foreground_classes),
+            NAMED if core_class is None else KNOWN,
+        )
         if not classes or not set(classes) <= set(range(len(probabilities))):
             raise UserError(
                 f"foreground_classes={classes} must be among 0 to {len(probabilities) - 1}"
