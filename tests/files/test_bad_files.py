@@ -155,7 +155,7 @@ def test_a_bad_file_is_refused_by_every_verb_and_nothing_is_written(tmp_path, ca
     make, words = REFUSED[kind]
     path = tmp_path / "bad.tif"
     make(path)
-    status, out, err = run(capsys, "check", path, "--preset", "quick")
+    status, out, err = run(capsys, "check", path, "--preset", "scratch")
     assert status in (1, 2) and words in out + err
     before = everything_below(tmp_path)
     for verb in (["train", path, "--run", tmp_path / "run", *SET], ["segment", model, path]):
@@ -168,7 +168,7 @@ def test_a_bad_file_is_refused_by_every_verb_and_nothing_is_written(tmp_path, ca
 @pytest.mark.parametrize("kind", USABLE)
 def test_an_unusual_volume_is_read_and_checked(tmp_path, capsys, kind):
     USABLE[kind](tmp_path / "odd.tif")
-    status, out, err = run(capsys, "check", tmp_path / "odd.tif", "--preset", "quick")
+    status, out, err = run(capsys, "check", tmp_path / "odd.tif", "--preset", "scratch")
     assert status == 0, err
     assert "20 × 24 × 28 voxels" in out
 
@@ -176,7 +176,7 @@ def test_an_unusual_volume_is_read_and_checked(tmp_path, capsys, kind):
 @pytest.mark.parametrize("name", NAMES)
 def test_an_odd_name_is_no_obstacle(tmp_path, capsys, name):
     write(tmp_path / name, stack(), metadata={"axes": "ZYX"})
-    status, out, _ = run(capsys, "check", tmp_path, "--preset", "quick", "--json")
+    status, out, _ = run(capsys, "check", tmp_path, "--preset", "scratch", "--json")
     assert status == 0
     assert name in json.dumps(json.loads(out), ensure_ascii=False).replace('\\"', '"')
 
@@ -188,11 +188,11 @@ def test_all_bad_files_together_are_named_and_the_others_go_on(tmp_path, capsys,
         make(folder / f"bad {kind}.tif")
     for name in ("good one.tif", "<img src=x onerror=alert(1)>.tif"):
         write(folder / name, stack())
-    status, out, _ = run(capsys, "check", folder, "--preset", "quick")
+    status, out, _ = run(capsys, "check", folder, "--preset", "scratch")
     assert status == 0
     assert all(f"bad {kind}" in out for kind in REFUSED)
     status, _, err = run(
-        capsys, "train", folder, "--run", tmp_path / "run", "--preset", "quick", *SET
+        capsys, "train", folder, "--run", tmp_path / "run", "--preset", "scratch", *SET
     )
     assert status == 0, err
     record = json.loads((tmp_path / "run" / "settings.json").read_text(encoding="utf-8"))
