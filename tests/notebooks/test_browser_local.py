@@ -284,7 +284,7 @@ def test_a_notebook_opened_again_without_its_kernel_shows_stills(page, lab):
     nbformat.write(notebook, folder / "notebook.ipynb")
     run_all(page, address)
     still = page.locator("[class^=wnet-still] img")
-    page.locator(".wnet-viewer img").first.wait_for()
+    page.locator(".wnet-viewer img").first.wait_for(timeout=120_000)
     wait_until(lambda: still.count() == 1, 20)
     assert not still.is_visible(), "the live viewer is enough"
     page.keyboard.press("Control+s")
