@@ -17,7 +17,7 @@ import numpy as np
 from wnet_nb.cells.classical import voronoi_otsu
 from wnet_nb.cells.outlines import segment_instances
 from wnet_nb.cells.scores import dice, match_instances, match_points
-from wnet_nb.checkpoint import load_checkpoint
+from wnet_nb.checkpoint import Checkpoint, load_checkpoint
 from wnet_nb.config import preset
 from wnet_nb.files.tables import read_points
 from wnet_nb.files.volumes import Volume, read_volume
@@ -116,7 +116,7 @@ def train(stack, name):
     """Return the `Checkpoint` of a training with a preset on the one volume."""
     settings = preset(name)
     *_, finished = fit([stack.prepared(settings)], settings)
-    return load_checkpoint("starter").__class__(finished.model, settings)
+    return Checkpoint(finished.model, settings)
 
 
 def measure(name):

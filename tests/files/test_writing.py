@@ -21,7 +21,7 @@ from wnet_nb.files.writing import (
     write_labels,
     write_volume,
 )
-from wnet_nb.whole_file import new_file, sha256
+from wnet_nb.whole_file import sha256
 
 STACK = np.arange(1, 211).reshape(7, 5, 6)
 SIZE = (2.0, 0.65, 0.127)
@@ -159,15 +159,6 @@ def test_an_existing_file_is_never_replaced(tmp_path):
         with pytest.raises(UserError, match=r"a.tif' exists and is never overwritten"):
             write()
     assert path.read_bytes() == b"precious"
-
-
-def test_a_file_that_appears_during_the_writing_is_not_replaced(tmp_path):
-    path = tmp_path / "a.txt"
-    with pytest.raises(UserError, match="never overwritten"), new_file(path) as partial:
-        partial.write_bytes(b"mine")
-        path.write_bytes(b"theirs")
-    assert path.read_bytes() == b"theirs"
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_file_system_without_hard_links_is_served_too(tmp_path, monkeypatch):
