@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -85,7 +86,9 @@ def start_lab(home, packages, kernel):
     command += [f"--ServerApp.port={port}", f"--IdentityProvider.token={TOKEN}"]
     command += [f"--ServerApp.root_dir={home}", f"--LabApp.user_settings_dir={home / 'settings'}"]
     with (home / "server.log").open("w") as log:
-        server = subprocess.Popen(command, env=environment, cwd=home, stdout=log, stderr=log)
+        server = subprocess.Popen(
+            command, env=environment, cwd=home, stdout=log, stderr=log, start_new_session=True
+        )
     address = f"http://127.0.0.1:{port}"
     try:
         for _ in range(120):
@@ -98,7 +101,11 @@ def start_lab(home, packages, kernel):
         yield Lab(address, home, kernel)
     finally:
         server.terminate()
-        server.wait(20)
+        try:
+            server.wait(20)
+        except subprocess.TimeoutExpired:  # it waits for a kernel that is still at work
+            os.killpg(server.pid, signal.SIGKILL)
+            server.wait(20)
 
 
 class Lab:
@@ -115,7 +122,9 @@ class Lab:
             (cell,) = [c for c in notebook.cells if old in c.source and c.cell_type == "code"]
             cell.source = cell.source.replace(old, new)
         nbformat.write(notebook, folder / "notebook.ipynb")
-        return folder, f"{self.address}/lab/tree/{folder.name}/notebook.ipynb?token={TOKEN}"
+        # In a workspace of its own: Jupyter opens the tabs of the notebook before again, unseen.
+        place = f"tree/{folder.name}/notebook.ipynb"
+        return folder, f"{self.address}/lab/workspaces/{self.notebooks}/{place}?token={TOKEN}"
 
 
 @pytest.fixture
