@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 import tifffile
+from voronoi_otsu import OUTLINE_SIGMA, SPOT_SIGMA, voronoi_otsu
 
-from wnet_nb.cells import classical as baseline
 from wnet_nb.cells.scores import match_instances
 from wnet_nb.cells.size import estimate_cell_radius
 from wnet_nb.jobs.example import make_example
@@ -110,14 +110,13 @@ def nearest_neighbour_median(points: Path, spacing) -> float:
 
 def baseline_f1(case: Case, radius_um: float, spot: float, outline: float) -> float:
     """Mean F1 over IoU 0.1 to 0.9 of Voronoi-Otsu with the given fractions of the radius."""
-    fractions = baseline.SPOT_SIGMA, baseline.OUTLINE_SIGMA
-    baseline.SPOT_SIGMA, baseline.OUTLINE_SIGMA = spot, outline
-    try:
-        labels = baseline.voronoi_otsu(
-            case.image, voxel_size_um=case.spacing, cell_radius_um=radius_um
-        )
-    finally:
-        baseline.SPOT_SIGMA, baseline.OUTLINE_SIGMA = fractions
+    labels = voronoi_otsu(
+        case.image,
+        voxel_size_um=case.spacing,
+        cell_radius_um=radius_um,
+        spot_sigma=spot,
+        outline_sigma=outline,
+    )
     return match_instances(labels, case.labels).mean_f1
 
 
@@ -164,11 +163,13 @@ def print_baseline(cases: list[Case], radii: dict[str, float], scores) -> None:
     print("Oracle: both fractions chosen with the truth, on each volume.\n")
     print("| volume | estimated radius | true radius | oracle |")
     print("|---|---|---|---|")
-    spot, outline = baseline.SPOT_SIGMA, baseline.OUTLINE_SIGMA
     table = []
     for case in cases:
         true = float(np.median(true_radii_um(case.labels, case.spacing)[0]))
-        pair = [baseline_f1(case, radius, spot, outline) for radius in (radii[case.name], true)]
+        pair = [
+            baseline_f1(case, radius, SPOT_SIGMA, OUTLINE_SIGMA)
+            for radius in (radii[case.name], true)
+        ]
         table.append([*pair, max(scores[case.name].max(), *pair)])
         print(f"| {case.name} |" + "".join(f" {score:.2f} |" for score in table[-1]))
     print("| mean |" + "".join(f" {score:.3f} |" for score in np.mean(table, axis=0)))

@@ -13,8 +13,8 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from voronoi_otsu import voronoi_otsu
 
-from wnet_nb.cells.classical import voronoi_otsu
 from wnet_nb.cells.outlines import segment_instances
 from wnet_nb.cells.scores import dice, match_instances, match_points
 from wnet_nb.checkpoint import Checkpoint, load_checkpoint

@@ -10,8 +10,8 @@ from wnet_nb.jobs.example import make_example
 UNIT = (1.0, 1.0, 1.0)
 
 
-def radius_of(image, spacing=UNIT, **options):
-    return estimate_cell_radius(image, voxel_size_um=spacing, **options).radius_um
+def radius_of(image, spacing=UNIT):
+    return estimate_cell_radius(image, voxel_size_um=spacing).radius_um
 
 
 @pytest.fixture(scope="module")
@@ -86,26 +86,6 @@ def test_radius_in_voxels_is_the_radius_over_the_voxel_size(small):
     assert np.multiply(size.radius_voxels, (2, 1, 1)) == pytest.approx([size.radius_um] * 3)
 
 
-def test_the_foreground_leaves_out_brighter_objects_of_another_size():
-    image, _ = make_example(shape=(60, 60, 120), n_cells=60)
-    image = image.astype(float)
-    grid = np.moveaxis(np.indices((60, 60, 60)), 0, -1)
-    blob = np.linalg.norm(grid - 30, axis=-1) < 11
-    image[..., 60:] = 100 + 4000 * blob
-    cells = np.ones(image.shape, dtype=bool)
-    cells[..., 60:] = False
-    assert radius_of(image, foreground=cells) == pytest.approx(5, rel=0.2)
-    assert radius_of(image) > 7
-
-
-def test_bool_and_probability_foreground_agree(small):
-    image, labels = small
-    mask = ndimage.binary_dilation(labels > 0, iterations=2)
-    assert radius_of(image, foreground=mask) == radius_of(
-        image, foreground=np.where(mask, 0.9, 0.1).astype(np.float32)
-    )
-
-
 def test_the_result_is_finite_and_says_how_it_came_about(small):
     size = estimate_cell_radius(small[0], voxel_size_um=UNIT)
     assert np.isfinite([size.radius_um, size.spread, *size.radius_voxels]).all()
@@ -126,24 +106,12 @@ def test_a_memory_mapped_image_is_accepted(small, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("image", "options", "message"),
-    [
-        (np.zeros((9, 9)), {}, "volume"),
-        (np.full((9, 9, 9), 4), {}, "constant"),
-        (np.full((9, 9, 9), np.nan), {}, "finite"),
-        (np.eye(9)[None] * np.ones((9, 1, 1)), {"voxel_size_um": (1, 0, 1)}, "voxel_size_um"),
-        (np.eye(9)[None] * np.ones((9, 1, 1)), {"foreground": np.ones((2, 2, 2))}, "foreground"),
-    ],
+    ("image", "message"),
+    [(np.full((9, 9, 9), 4), "constant"), (np.full((9, 9, 9), np.nan), "finite")],
 )
-def test_unusable_arguments_are_refused(image, options, message):
+def test_unusable_images_are_refused(image, message):
     with pytest.raises(ValueError, match=message):
-        estimate_cell_radius(image, **({"voxel_size_um": UNIT} | options))
-
-
-def test_a_foreground_without_cells_is_an_error_that_says_what_to_do(small):
-    nowhere = np.zeros(small[0].shape, dtype=np.float32)
-    with pytest.raises(ValueError, match="give the cell radius yourself"):
-        radius_of(small[0], foreground=nowhere)
+        radius_of(image)
 
 
 @pytest.mark.parametrize("shape", [(8, 8, 8), (8, 64, 64), (1, 32, 32)])
