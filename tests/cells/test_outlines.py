@@ -189,6 +189,13 @@ def test_radius_that_is_not_positive_is_refused(radius, example):
         segment(example[1], example[0], radius)
 
 
+def test_floor_of_the_seeds_may_be_handed_over(example, cells):
+    image, probabilities = example
+    again = segment(probabilities, image, 5.0, floor=cells.floor)
+    assert np.array_equal(again.labels, cells.labels)
+    assert segment(probabilities, image, 5.0, floor=np.inf).count == 0
+
+
 def test_radius_is_estimated_from_the_image_and_may_be_handed_over(example):
     image, probabilities = example
     found = segment(probabilities, image, None)

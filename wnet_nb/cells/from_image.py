@@ -38,12 +38,14 @@ class ImageEvidence:
         Cell radius in voxels (z, y, x).
     boundary : float, optional
         Where a cell ends between its surroundings (0) and its core (1); found if not given.
+    floor : float, optional
+        What a seed must exceed, see `Ground`; found if not given.
     in_one_block : bool
         Whether the volume will be asked for as one block, whose cells are then measured once.
 
     Attributes
     ----------
-    boundary : float
+    boundary, floor : float
     """
 
     def __init__(
@@ -53,10 +55,12 @@ class ImageEvidence:
         radii: np.ndarray,
         *,
         boundary: float | None = None,
+        floor: float | None = None,
         in_one_block: bool = False,
     ) -> None:
         self._image, self._foreground, self._radii = image, foreground, radii
-        self._ground = Ground(image, foreground, radii)
+        self._ground = Ground(image, foreground, radii, floor)
+        self.floor = self._ground.floor
         # The cells of a large volume are found anew for the boundary: memory would cost more.
         self._whole = (
             self._measure(blocks(image.shape, max(image.shape))[0]) if in_one_block else None

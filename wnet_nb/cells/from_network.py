@@ -44,10 +44,12 @@ class NetworkEvidence:
         Cell radius in voxels (z, y, x).
     boundary : float, optional
         Foreground probability at which a cell ends; `BOUNDARY_DEFAULT` if not given.
+    floor : float, optional
+        What a seed must exceed, see `Ground`; found if not given.
 
     Attributes
     ----------
-    boundary : float
+    boundary, floor : float
     """
 
     def __init__(
@@ -58,9 +60,11 @@ class NetworkEvidence:
         radii: np.ndarray,
         *,
         boundary: float | None = None,
+        floor: float | None = None,
     ) -> None:
         self._core, self._foreground, self._image, self._radii = core, foreground, image, radii
-        self._ground = Ground(image, foreground, radii)
+        self._ground = Ground(image, foreground, radii, floor)
+        self.floor = self._ground.floor
         self.boundary = BOUNDARY_DEFAULT if boundary is None else boundary
 
     def find(self, block: Box) -> Region:

@@ -43,6 +43,8 @@ class Instances:
         The radius that everything else follows from.
     boundary : float
         Where cells end between background (0) and core (1).
+    floor : float
+        What seeds had to exceed, in grey levels, see `seeds.Ground`.
     """
 
     labels: np.ndarray
@@ -51,6 +53,7 @@ class Instances:
     reason: str
     cell_size: CellSize
     boundary: float
+    floor: float
 
     @property
     def count(self) -> int:
@@ -67,6 +70,7 @@ def segment_instances(
     foreground_classes: Sequence[int] | None = None,
     core_class: int | None = None,
     boundary: float | None = None,
+    floor: float | None = None,
     minimum_size: float = 0.1,
     block_size: int = BLOCK_SIZE,
 ) -> Instances:
@@ -89,6 +93,8 @@ def segment_instances(
         come from the network, else from the image within the foreground.
     boundary : float, optional
         Where a cell ends between its surroundings (0) and its core (1); found if not given.
+    floor : float, optional
+        What a seed must exceed, where the image is a part of a larger volume; found if not given.
     minimum_size : float
         Smallest object kept, as a share of the volume of a ball of the cell radius.
     block_size : int
@@ -127,19 +133,24 @@ def segment_instances(
     parts = blocks(image.shape, block_size)
     if core_class is None:
         evidence = ImageEvidence(
-            image, foreground, radii, boundary=boundary, in_one_block=len(parts) == 1
+            image,
+            foreground,
+            radii,
+            boundary=boundary,
+            floor=floor,
+            in_one_block=len(parts) == 1,
         )
     else:
         evidence = NetworkEvidence(
-            probabilities[core_class], foreground, image, radii, boundary=boundary
+            probabilities[core_class], foreground, image, radii, boundary=boundary, floor=floor
         )
     labels = np.zeros(image.shape, np.int32)
     smallest = minimum_size * 4 / 3 * np.pi * np.prod(radii)
     count = 0
     for block in parts:
         count = _label_cells(evidence.find(block), radii, smallest, labels, count)
-    boundary = float(evidence.boundary)
-    return Instances(_renumber(labels), foreground, classes, reason, cell, boundary)
+    found = float(evidence.boundary), float(evidence.floor)
+    return Instances(_renumber(labels), foreground, classes, reason, cell, *found)
 
 
 def _cell_size(

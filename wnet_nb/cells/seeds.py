@@ -43,6 +43,8 @@ class Ground:
         (Z, Y, X) in 0-1: probability of being a cell.
     radii : ndarray
         Cell radius in voxels (z, y, x).
+    floor : float, optional
+        What was found before, where the image is a part of a larger volume.
 
     Attributes
     ----------
@@ -50,7 +52,13 @@ class Ground:
         In the units of `difference_of_gaussians` of the bright part of `above`, grey levels.
     """
 
-    def __init__(self, image: np.ndarray, foreground: np.ndarray, radii: np.ndarray) -> None:
+    def __init__(
+        self,
+        image: np.ndarray,
+        foreground: np.ndarray,
+        radii: np.ndarray,
+        floor: float | None = None,
+    ) -> None:
         shape = np.array(image.shape)
         self.step = shape / np.ceil(shape / np.maximum(1.0, radii))  # voxels; whole steps fit
         fine = np.maximum(1.0, 0.5 * self.step)  # grid of the spots; that of the background: step
@@ -59,6 +67,9 @@ class Ground:
         self.background = find_background(
             block_means(picture, ratio), block_means(inside, ratio), radii / self.step
         )
+        if floor is not None:
+            self.floor = floor
+            return
         picture -= enlarge(self.background, picture.shape, ratio)
         sigma = SEED_SIGMA * radii / fine
         bright = difference_of_gaussians(np.maximum(picture, 0), sigma)
