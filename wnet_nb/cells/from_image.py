@@ -6,19 +6,16 @@ This is all there is without a network that knows cells; lengths follow from the
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
-from skimage.segmentation import watershed
 
-from wnet_nb.cells.regions import Box, Region, blocks, markers, owned_by, with_halo
-from wnet_nb.cells.seeds import SEED_SIGMA, Ground, find_seeds
+from wnet_nb.cells.regions import Box, Region, blocks, grow_cells, with_halo
+from wnet_nb.cells.seeds import SEED_PROBABILITY, SEED_SIGMA, Ground, find_seeds
 from wnet_nb.grid import difference_of_gaussians
 
-# Lengths in cell radii; chosen by measurement, see tests/benchmarks/quality.md.
-OUTLINE_SIGMA = 0.15  # smoothing of the image whose level is the boundary
-CORE_RADIUS = 0.5  # the middle of a cell, where its brightness is measured
+# Chosen by measurement, see tests/benchmarks/quality.md.
+SEED_DISTANCE = 0.6  # cell radii: no two seeds are closer
 BOUNDARY_DEFAULT, BOUNDARY_SLOPE = 0.4, 0.6  # the level where cells end, and how far it follows
 # the steepest level of the volume
 GROWTH_PROBABILITY = 0.1  # cells may reach this far beyond the class map
@@ -30,22 +27,16 @@ class ImageEvidence:
 
     Parameters
     ----------
-    image : ndarray
-        (Z, Y, X), any real dtype.
-    foreground : ndarray
-        (Z, Y, X) in 0-1: probability of being a cell.
+    image, foreground : ndarray
+        (Z, Y, X): any real dtype; probability of being a cell, 0-1.
     radii : ndarray
         Cell radius in voxels (z, y, x).
-    boundary : float, optional
-        Where a cell ends between its surroundings (0) and its core (1); found if not given.
-    floor : float, optional
-        What a seed must exceed, see `Ground`; found if not given.
+    ground : Ground
+        The background, and what a seed must exceed.
+    boundary : float or None
+        Where a cell ends between its surroundings (0) and its core (1); found if None.
     in_one_block : bool
         Whether the volume will be asked for as one block, whose cells are then measured once.
-
-    Attributes
-    ----------
-    boundary, floor : float
     """
 
     def __init__(
@@ -53,101 +44,46 @@ class ImageEvidence:
         image: np.ndarray,
         foreground: np.ndarray,
         radii: np.ndarray,
+        ground: Ground,
+        boundary: float | None,
         *,
-        boundary: float | None = None,
-        floor: float | None = None,
-        in_one_block: bool = False,
+        in_one_block: bool,
     ) -> None:
         self._image, self._foreground, self._radii = image, foreground, radii
-        self._ground = Ground(image, foreground, radii, floor)
-        self.floor = self._ground.floor
+        self._ground = ground
         # The cells of a large volume are found anew for the boundary: memory would cost more.
-        self._whole = (
-            self._measure(blocks(image.shape, max(image.shape))[0]) if in_one_block else None
-        )
+        self._whole = None
+        if in_one_block:
+            self._whole = self._measure(tuple(slice(0, n) for n in image.shape))
         if boundary is None:
-            parts = [self._whole] if self._whole else map(self._measure, _busiest(foreground))
+            parts = [self._whole] if in_one_block else map(self._measure, _busiest(foreground))
             boundary = _find_boundary(parts, radii)
         self.boundary = boundary
 
     def find(self, block: Box) -> Region:
         """Return the cells of a block and its halo."""
-        cells = self._whole or self._measure(block)
-        level = self.boundary * cells.cores
-        inside = cells.contrast > level[cells.basins]
-        inside &= cells.basins > 0
-        return Region(cells.place, cells.basins, inside, cells.owned)
+        return self._whole or self._measure(block)
 
-    def _measure(self, block: Box) -> _Measured:
+    def inside(self, region: Region) -> np.ndarray:
+        """Return which voxels (z, y, x) of the basins are cell, bool."""
+        level = self.boundary * region.cores
+        return region.contrast > level[region.basins]
+
+    def _measure(self, block: Box) -> Region:
         radii, place = self._radii, with_halo(block, self._radii, self._image.shape)
         above = self._ground.above(self._image, place)
         near = ndimage.gaussian_filter(self._foreground[place], 0.3 * radii, truncate=3)
         blob = difference_of_gaussians(np.maximum(above, 0), SEED_SIGMA * radii)
-        seeds = find_seeds(blob, near, radii, self._ground.floor)
-        marked = markers(seeds, above.shape)
+        window = np.maximum(np.floor(SEED_DISTANCE * radii).astype(int) | 1, 3)
+        bright = (blob >= self._ground.floor) & (near > SEED_PROBABILITY)
+        seeds = find_seeds(blob, bright, window, radii, SEED_DISTANCE)
         # On the image itself a dim cell would be the slope of a brighter neighbour, and flooded by
         # it.
         np.negative(blob, out=blob)
-        near = near > GROWTH_PROBABILITY
-        basins = watershed(blob, marked, mask=near)
-        del blob, marked, near  # a block must stay small
-        contrast, cores = measure_cores(above, basins, seeds, radii)
-        return _Measured(place, basins, contrast, cores, owned_by(block, place, seeds))
+        return grow_cells(block, place, seeds, blob, near > GROWTH_PROBABILITY, above, radii)
 
 
-@dataclass
-class _Measured:
-    """The basins of a region with its halo, and the brightness of each cell's core."""
-
-    place: Box
-    basins: np.ndarray  # (z, y, x) int32
-    contrast: np.ndarray  # (z, y, x) float32
-    cores: np.ndarray  # (n + 1,) contrast of the core of each cell; entry 0 is unused
-    owned: np.ndarray  # (n + 1,) whether the seed lies in the block itself
-
-
-def measure_cores(
-    above: np.ndarray, basins: np.ndarray, seeds: np.ndarray, radii: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the image whose levels are outlines, and the brightness of the middle of each cell.
-
-    Parameters
-    ----------
-    above : ndarray
-        (z, y, x) float32: the image without its background.
-    basins : ndarray
-        (z, y, x) int32: the space of each cell.
-    seeds : ndarray
-        (n, 3): the middle of each cell, in voxels.
-    radii : ndarray
-        Cell radius in voxels (z, y, x).
-
-    Returns
-    -------
-    contrast : ndarray
-        (z, y, x) float32: `above`, a little smoothed.
-    cores : ndarray
-        (n + 1,) float32: median of `contrast` in the middle of each cell; entry 0 is unused.
-    """
-    contrast = ndimage.gaussian_filter(above, OUTLINE_SIGMA * radii, truncate=3)
-    cores = np.zeros(len(seeds) + 1, np.float32)
-    ball = _ball(np.maximum(CORE_RADIUS * radii, 1.0))
-    for number, seed in enumerate(seeds, start=1):
-        places = ball + seed
-        fits = ((places >= 0) & (places < above.shape)).all(1)
-        places = tuple(places[fits].T)
-        cores[number] = np.median(contrast[places][basins[places] == number])
-    return contrast, cores
-
-
-def _ball(radii: np.ndarray) -> np.ndarray:
-    """Return the offsets (n, 3) of the voxels in an ellipsoid of `radii` voxels."""
-    reach = [int(r) for r in radii]
-    grid = np.stack(np.meshgrid(*[np.arange(-n, n + 1) for n in reach], indexing="ij"), -1)
-    return grid[((grid / np.maximum(radii, 1e-9)) ** 2).sum(-1) <= 1]
-
-
-def _find_boundary(parts: Iterable[_Measured], radii: np.ndarray) -> float:
+def _find_boundary(parts: Iterable[Region], radii: np.ndarray) -> float:
     """Return the level, between background 0 and core 1, at which cells end.
 
     The image is steepest where a cell ends. Over the cells that all parts own, the mean gradient

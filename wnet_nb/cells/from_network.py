@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import numpy as np
 from scipy import ndimage
-from skimage.segmentation import watershed
 
-from wnet_nb.cells.from_image import measure_cores
-from wnet_nb.cells.regions import Box, Region, markers, owned_by, with_halo
-from wnet_nb.cells.seeds import SEED_SIGMA, Ground, separate
+from wnet_nb.cells.regions import Box, Region, grow_cells, with_halo
+from wnet_nb.cells.seeds import SEED_SIGMA, Ground, find_seeds
 from wnet_nb.grid import difference_of_gaussians
 
 # Lengths in cell radii; chosen by measurement, see tests/benchmarks/quality.md.
@@ -34,22 +32,16 @@ class NetworkEvidence:
 
     Parameters
     ----------
-    core : ndarray
-        (Z, Y, X) in 0-1: probability of the middle of a cell.
-    foreground : ndarray
-        (Z, Y, X) in 0-1: probability of being a cell, core or rim.
+    core, foreground : ndarray
+        (Z, Y, X) in 0-1: probability of the middle of a cell; of core or rim.
     image : ndarray
         (Z, Y, X), any real dtype.
     radii : ndarray
         Cell radius in voxels (z, y, x).
-    boundary : float, optional
-        Foreground probability at which a cell ends; `BOUNDARY_DEFAULT` if not given.
-    floor : float, optional
-        What a seed must exceed, see `Ground`; found if not given.
-
-    Attributes
-    ----------
-    boundary, floor : float
+    ground : Ground
+        The background, and what a spot must exceed.
+    boundary : float or None
+        Foreground probability at which a cell ends; `BOUNDARY_DEFAULT` if None.
     """
 
     def __init__(
@@ -58,13 +50,11 @@ class NetworkEvidence:
         foreground: np.ndarray,
         image: np.ndarray,
         radii: np.ndarray,
-        *,
-        boundary: float | None = None,
-        floor: float | None = None,
+        ground: Ground,
+        boundary: float | None,
     ) -> None:
         self._core, self._foreground, self._image, self._radii = core, foreground, image, radii
-        self._ground = Ground(image, foreground, radii, floor)
-        self.floor = self._ground.floor
+        self._ground = ground
         self.boundary = BOUNDARY_DEFAULT if boundary is None else boundary
 
     def find(self, block: Box) -> Region:
@@ -72,22 +62,17 @@ class NetworkEvidence:
         radii = self._radii
         place = with_halo(block, radii, self._core.shape)
         core = ndimage.gaussian_filter(self._core[place], SMOOTH_SIGMA * radii, truncate=3)
-        size = 2 * np.maximum(np.floor(SEED_REACH * radii).astype(int), 1) + 1
-        peaks = (core == ndimage.maximum_filter(core, size=size)) & (core > SEED_PROBABILITY)
-        seeds = separate(np.argwhere(peaks), core, radii, SEED_REACH)
-        seeds = seeds[np.lexsort(seeds.T[::-1])]
+        window = 2 * np.maximum(np.floor(SEED_REACH * radii).astype(int), 1) + 1
+        seeds = find_seeds(core, core > SEED_PROBABILITY, window, radii, SEED_REACH)
         foreground = self._foreground[place]
         landscape = ndimage.gaussian_filter(foreground, SMOOTH_SIGMA * radii, truncate=3)
         landscape += core
         np.negative(landscape, out=landscape)
         mask = foreground > GROWTH_PROBABILITY
-        basins = watershed(landscape, markers(seeds, core.shape), mask=mask)
-        del landscape, core, mask  # a block must stay small
         above = self._ground.above(self._image, place)
-        owned = owned_by(block, place, seeds)
-        owned[1:] &= self._stand_out(above, basins, len(seeds))
-        inside = self._inside(above, basins, seeds, foreground)
-        return Region(place, basins, inside, owned)
+        region = grow_cells(block, place, seeds, landscape, mask, above, radii)
+        region.owned[1:] &= self._stand_out(above, region.basins, len(seeds))
+        return region
 
     def _stand_out(self, above: np.ndarray, basins: np.ndarray, count: int) -> np.ndarray:
         """Return for each basin whether a spot of cell size in it is above texture and noise."""
@@ -95,18 +80,16 @@ class NetworkEvidence:
         strongest = ndimage.maximum(blob, basins, np.arange(1, count + 1))
         return np.asarray(strongest) >= self._ground.floor
 
-    def _inside(
-        self, above: np.ndarray, basins: np.ndarray, seeds: np.ndarray, foreground: np.ndarray
-    ) -> np.ndarray:
+    def inside(self, region: Region) -> np.ndarray:
         """Return which voxels of the basins are cell: what is bright, or what the network says.
 
         The network knows of dim borders that no level of brightness tells from the surroundings;
         where a cell is hardly thicker than a voxel, only the image is finer than that.
         """
-        contrast, cores = measure_cores(above, basins, seeds, self._radii)
-        cores = cores[basins]
+        cores = region.cores[region.basins]
         thinnest = float(self._radii.min())
-        inside = contrast > np.interp(thinnest, *BRIGHT_LEVEL) * cores
+        inside = region.contrast > np.interp(thinnest, *BRIGHT_LEVEL) * cores
         if thinnest >= RESOLVED_RADIUS:
-            inside |= (foreground > self.boundary) & (contrast > DIM_LEVEL * cores)
-        return inside & (basins > 0)
+            known = self._foreground[region.place] > self.boundary
+            inside |= known & (region.contrast > DIM_LEVEL * cores)
+        return inside

@@ -17,9 +17,9 @@ from scipy import ndimage
 from wnet_nb.cells.foreground import find_foreground
 from wnet_nb.cells.from_image import ImageEvidence
 from wnet_nb.cells.from_network import NetworkEvidence
-from wnet_nb.cells.regions import BLOCK_SIZE, Region, blocks
+from wnet_nb.cells.regions import BLOCK_SIZE, Region, blocks, enlarged
+from wnet_nb.cells.seeds import Ground
 from wnet_nb.cells.size import CellSize, estimate_cell_radius
-from wnet_nb.errors import UserError
 
 NAMED, KNOWN = "chosen by you", "core and rim of cells, as the network was taught them"
 ROUND_SIGMA = 0.2  # cell radii: smoothing of the finished outline
@@ -27,33 +27,15 @@ ROUND_SIGMA = 0.2  # cell radii: smoothing of the finished outline
 
 @dataclass(frozen=True)
 class Instances:
-    """The cells of a volume.
+    """The cells of a volume."""
 
-    Attributes
-    ----------
-    labels : ndarray
-        (Z, Y, X) int32: 0 background, 1 to n the cells, numbered along z, y, x of their seeds.
-    foreground : ndarray
-        (Z, Y, X) float32 in 0-1: probability of the classes that are cells.
-    classes : tuple of int
-        Those classes.
-    reason : str
-        Why they were taken.
-    cell_size : CellSize
-        The radius that everything else follows from.
-    boundary : float
-        Where cells end between background (0) and core (1).
-    floor : float
-        What seeds had to exceed, in grey levels, see `seeds.Ground`.
-    """
-
-    labels: np.ndarray
-    foreground: np.ndarray
-    classes: tuple[int, ...]
-    reason: str
-    cell_size: CellSize
-    boundary: float
-    floor: float
+    labels: np.ndarray  # (Z, Y, X) int32: 0 background, 1 to n along z, y, x of their seeds
+    foreground: np.ndarray  # (Z, Y, X) float32 in 0-1: probability of the classes that are cells
+    classes: tuple[int, ...]  # these classes
+    reason: str  # why they were taken
+    cell_size: CellSize  # whose radius everything else follows from
+    boundary: float  # where cells end between background (0) and core (1)
+    floor: float  # what seeds had to exceed, in grey levels, see `seeds.Ground`
 
     @property
     def count(self) -> int:
@@ -100,56 +82,38 @@ def segment_instances(
     block_size : int
         Edge in voxels of the blocks of a large volume.
 
-    Returns
-    -------
-    Instances
-
     Raises
     ------
     UserError
-        If the classes do not fit, or no cell size can be estimated.
+        If no radius is given and none can be estimated.
     """
-    if probabilities.ndim != 4 or probabilities.shape[1:] != image.shape:
-        raise ValueError(
-            f"probabilities {probabilities.shape} do not belong to an image {image.shape}"
-        )
     size = np.asarray(voxel_size_um, float)
     cell = _cell_size(image, size, cell_radius_um)
     radii = cell.radius_um / size
-    if foreground_classes is None:
-        classes, reason = find_foreground(probabilities, image, radii)
+    if foreground_classes:
+        classes = tuple(int(k) for k in foreground_classes)
+        reason = NAMED if core_class is None else KNOWN
     else:
-        classes, reason = (
-            tuple(int(k) for k in foreground_classes),
-            NAMED if core_class is None else KNOWN,
-        )
-        if not classes or not set(classes) <= set(range(len(probabilities))):
-            raise UserError(
-                f"foreground_classes={classes} must be among 0 to {len(probabilities) - 1}"
-            )
+        classes, reason = find_foreground(probabilities, image, radii)
     foreground = np.zeros(image.shape, np.float32)
     for k in classes:
         foreground += probabilities[k]
     parts = blocks(image.shape, block_size)
+    ground = Ground(image, foreground, radii, floor)
     if core_class is None:
-        evidence = ImageEvidence(
-            image,
-            foreground,
-            radii,
-            boundary=boundary,
-            floor=floor,
-            in_one_block=len(parts) == 1,
-        )
+        one = len(parts) == 1
+        evidence = ImageEvidence(image, foreground, radii, ground, boundary, in_one_block=one)
     else:
-        evidence = NetworkEvidence(
-            probabilities[core_class], foreground, image, radii, boundary=boundary, floor=floor
-        )
+        core = probabilities[core_class]
+        evidence = NetworkEvidence(core, foreground, image, radii, ground, boundary)
     labels = np.zeros(image.shape, np.int32)
     smallest = minimum_size * 4 / 3 * np.pi * np.prod(radii)
     count = 0
     for block in parts:
-        count = _label_cells(evidence.find(block), radii, smallest, labels, count)
-    found = float(evidence.boundary), float(evidence.floor)
+        region = evidence.find(block)
+        cells = np.where(evidence.inside(region), region.basins, 0)
+        count = _label_cells(cells, region, radii, smallest, labels, count)
+    found = float(evidence.boundary), float(ground.floor)
     return Instances(_renumber(labels), foreground, classes, reason, cell, *found)
 
 
@@ -160,31 +124,30 @@ def _cell_size(
         return cell_radius_um
     if cell_radius_um is None:
         return estimate_cell_radius(image, voxel_size_um=tuple(size))
-    if not cell_radius_um > 0:
-        raise UserError(f"cell_radius_um={cell_radius_um} must be positive")
     radii = tuple(float(cell_radius_um / step) for step in size)
     return CellSize(float(cell_radius_um), radii, 0, 0.0, "given by you")
 
 
 def _label_cells(
-    region: Region, radii: np.ndarray, smallest: float, labels: np.ndarray, count: int
+    cells: np.ndarray,
+    region: Region,
+    radii: np.ndarray,
+    smallest: float,
+    labels: np.ndarray,
+    count: int,
 ) -> int:
     """Write the cells that their block owns into `labels`; return the new count."""
-    cells = np.where(region.inside, region.basins, 0)
     target = labels[region.place]
     margin = np.ceil(3 * ROUND_SIGMA * radii).astype(int)
-    for number, place in enumerate(ndimage.find_objects(cells), start=1):
-        if place is None or not region.owned[number]:
+    for number, box in enumerate(ndimage.find_objects(cells), start=1):
+        if box is None or not region.owned[number]:
             continue
-        place = tuple(
-            slice(max(0, s.start - m), min(n, s.stop + m))
-            for s, m, n in zip(place, margin, cells.shape, strict=True)
-        )
-        mask = _tidy(cells[place] == number, radii)
-        mask &= region.basins[place] == number  # rounding never takes from a neighbour
+        box = enlarged(box, margin, cells.shape)
+        mask = _tidy(cells[box] == number, radii)
+        mask &= region.basins[box] == number  # rounding never takes from a neighbour
         if mask.sum() >= max(smallest, 1):
             count += 1
-            target[place][mask] = count
+            target[box][mask] = count
     return count
 
 

@@ -7,20 +7,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import ndimage
+from skimage.segmentation import watershed
 
 BLOCK_SIZE = 256  # voxels
 HALO = 4.0  # cell radii by which blocks look beyond their edges
+# Lengths in cell radii; chosen by measurement, see tests/benchmarks/quality.md.
+OUTLINE_SIGMA = 0.15  # smoothing of the image whose level is the boundary
+CORE_RADIUS = 0.5  # the middle of a cell, where its brightness is measured
 
 Box = tuple[slice, ...]
 
 
 @dataclass
 class Region:
-    """The cells of a block and of its halo."""
+    """The cells of a block and of its halo: the space of each, and its brightness."""
 
     place: Box  # of the block with its halo, in the volume
     basins: np.ndarray  # (z, y, x) int32: the space that each cell may take, 0 for none
-    inside: np.ndarray  # (z, y, x) bool: what of that space is cell
+    contrast: np.ndarray  # (z, y, x) float32: the image without its background, a little smoothed
+    cores: np.ndarray  # (n + 1,) float32: median contrast of the middle of each cell
     owned: np.ndarray  # (n + 1,) bool: whether the seed lies in the block itself; entry 0 is unused
 
 
@@ -34,26 +40,64 @@ def blocks(shape: Sequence[int], block_size: int) -> list[Box]:
     return list(itertools.product(*axes))
 
 
-def with_halo(block: Box, radii: np.ndarray, shape: Sequence[int]) -> Box:
-    """Return a block enlarged by `HALO` cell radii (`radii` in voxels), inside the volume."""
-    halo = np.ceil(HALO * radii).astype(int)
+def enlarged(box: Box, margin: Sequence[int], shape: Sequence[int]) -> Box:
+    """Return a box with a margin of voxels around it, inside a volume of `shape`."""
     return tuple(
-        slice(max(0, s.start - h), min(n, s.stop + h))
-        for s, h, n in zip(block, halo, shape, strict=True)
+        slice(max(0, s.start - m), min(n, s.stop + m))
+        for s, m, n in zip(box, margin, shape, strict=True)
     )
 
 
-def owned_by(block: Box, place: Box, seeds: np.ndarray) -> np.ndarray:
-    """Return for which seeds (n, 3), counted from `place`, lie in the block: (n + 1,) bool."""
+def with_halo(block: Box, radii: np.ndarray, shape: Sequence[int]) -> Box:
+    """Return a block enlarged by `HALO` cell radii (`radii` in voxels), inside the volume."""
+    return enlarged(block, np.ceil(HALO * radii).astype(int), shape)
+
+
+def grow_cells(
+    block: Box,
+    place: Box,
+    seeds: np.ndarray,
+    landscape: np.ndarray,
+    mask: np.ndarray,
+    above: np.ndarray,
+    radii: np.ndarray,
+) -> Region:
+    """Divide the space around the seeds among them, and measure how bright each cell is.
+
+    Parameters
+    ----------
+    block, place : tuple of slice
+        A block, and the same with its halo, where the arrays lie.
+    seeds : ndarray
+        (n, 3): the middle of each cell, in voxels of `place`.
+    landscape, mask : ndarray
+        (z, y, x): what is flooded from the seeds, low where cells are, and how far.
+    above : ndarray
+        (z, y, x) float32: the image without its background.
+    radii : ndarray
+        Cell radius in voxels (z, y, x).
+    """
+    markers = np.zeros(landscape.shape, np.int32)
+    markers[tuple(seeds.T)] = np.arange(1, len(seeds) + 1)
+    basins = watershed(landscape, markers, mask=mask)
+    del markers  # a block must stay small
+    contrast = ndimage.gaussian_filter(above, OUTLINE_SIGMA * radii, truncate=3)
+    cores = np.zeros(len(seeds) + 1, np.float32)
+    ball = _ball(np.maximum(CORE_RADIUS * radii, 1.0))
+    for number, seed in enumerate(seeds, start=1):
+        places = ball + seed
+        fits = ((places >= 0) & (places < above.shape)).all(1)
+        places = tuple(places[fits].T)
+        cores[number] = np.median(contrast[places][basins[places] == number])
     owned = np.zeros(len(seeds) + 1, bool)
     low = np.array([b.start - p.start for b, p in zip(block, place, strict=True)])
     high = low + [b.stop - b.start for b in block]
     owned[1:] = ((seeds >= low) & (seeds < high)).all(1)
-    return owned
+    return Region(place, basins, contrast, cores, owned)
 
 
-def markers(seeds: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """Return a volume that is 0 but for the seeds (n, 3), which are numbered from 1; int32."""
-    marked = np.zeros(shape, np.int32)
-    marked[tuple(seeds.T)] = np.arange(1, len(seeds) + 1)
-    return marked
+def _ball(radii: np.ndarray) -> np.ndarray:
+    """Return the offsets (n, 3) of the voxels in an ellipsoid of `radii` voxels."""
+    along = [np.arange(-int(r), int(r) + 1) for r in radii]
+    grid = np.stack(np.meshgrid(*along, indexing="ij"), -1)
+    return grid[((grid / radii) ** 2).sum(-1) <= 1]

@@ -15,8 +15,7 @@ from wnet_nb.grid import block_means, difference_of_gaussians, enlarge
 
 # Lengths in cell radii; chosen by measurement, see tests/benchmarks/quality.md.
 SEED_SIGMA = 0.52  # of the Laplacian of Gaussian that finds the middle of cells
-SEED_DISTANCE = 0.6  # no two seeds are closer
-SEED_PROBABILITY = 0.4
+SEED_PROBABILITY = 0.4  # foreground probability of a place that may be a cell
 LINE_REACH = 2.0  # seeds this close may belong to one cell
 DIP = 0.1  # by which the Laplacian must fall between two cells, as a share of the weaker
 BACKGROUND_SIGMA = 2.5  # reach of the local background
@@ -35,21 +34,9 @@ NOISE_LIMIT = 0.5  # but no more than so much of that quantile of the spots in t
 class Ground:
     """The background of a volume and what a seed must exceed, found once for all its blocks.
 
-    Parameters
-    ----------
-    image : ndarray
-        (Z, Y, X), any real dtype.
-    foreground : ndarray
-        (Z, Y, X) in 0-1: probability of being a cell.
-    radii : ndarray
-        Cell radius in voxels (z, y, x).
-    floor : float, optional
-        What was found before, where the image is a part of a larger volume.
-
-    Attributes
-    ----------
-    floor : float
-        In the units of `difference_of_gaussians` of the bright part of `above`, grey levels.
+    Image (Z, Y, X) of any real dtype, foreground (Z, Y, X) in 0-1, radii in voxels. `floor` is in
+    the units of `difference_of_gaussians` of the bright part of `above`, grey levels; one found
+    before is handed over where the image is a part of a larger volume.
     """
 
     def __init__(
@@ -76,9 +63,9 @@ class Ground:
         # A gap between cells is a dark spot of the image, but not darker than its background.
         np.negative(picture, out=picture)
         dark = difference_of_gaussians(np.maximum(picture, 0, out=picture), sigma)
-        peaks = _are_peaks(bright, 3)
+        peaks = _are_peaks(bright)
         outside = bright[peaks & (inside < OUTSIDE)]
-        self.floor = false_seed_floor(bright[peaks], dark[_are_peaks(dark, 3)])
+        self.floor = false_seed_floor(bright[peaks], dark[_are_peaks(dark)])
         within = bright[peaks & (inside > SEED_PROBABILITY)]
         if outside.size >= 10 and within.size:  # fewer say nothing: the background is nearly empty
             noise = NOISE_FACTOR * float(np.quantile(outside, NOISE_QUANTILE))
@@ -102,12 +89,8 @@ def find_background(
     deviations is taken in, again and again (sigma clipping, as in Bertin & Arnouts 1996,
     doi:10.1051/aas:1996164, but from the network's background instead of from all voxels).
 
-    Parameters
-    ----------
-    picture, foreground : ndarray
-        (Z, Y, X): image, and probability of being a cell, on a grid of about a cell radius.
-    reach : sequence of float
-        Cell radius in points of that grid.
+    `picture` and `foreground` (Z, Y, X) lie on a grid of about a cell radius, which is `reach` of
+    its points along each axis.
     """
     sigma = BACKGROUND_SIGMA * np.asarray(reach)
     weight = np.clip(1 - foreground, 0, 1) ** 4 + np.float32(1e-6)  # never 0 in all of a place
@@ -126,16 +109,7 @@ def false_seed_floor(bright: np.ndarray, dark: np.ndarray) -> float:
     Noise and texture make dark spots as well as bright ones, cells make bright ones only, so the
     dark spots as strong count the false ones (the target-decoy estimate of a false discovery
     rate: Elias & Gygi 2007, doi:10.1038/nmeth1019). They are taken `SKEW` times as strong.
-
-    Parameters
-    ----------
-    bright, dark : ndarray
-        (n,) and (m,): strengths, above 0.
-
-    Returns
-    -------
-    float
-        A strength of `bright`, itself accepted; infinite where none is.
+    The result is a strength of `bright`, itself accepted; infinite where none is.
     """
     bright = np.sort(bright)[::-1]
     n_dark = len(dark) - np.searchsorted(np.sort(SKEW * dark), bright)
@@ -143,29 +117,28 @@ def false_seed_floor(bright: np.ndarray, dark: np.ndarray) -> float:
     return float(bright[accepted[-1]]) if len(accepted) else np.inf
 
 
-def find_seeds(blob: np.ndarray, near: np.ndarray, radii: np.ndarray, floor: float) -> np.ndarray:
-    """Return the voxels (n, 3) in the middle of cells: maxima of a Laplacian `blob` of cell size.
+def _are_peaks(blob: np.ndarray) -> np.ndarray:
+    return (blob == ndimage.maximum_filter(blob, size=3)) & (blob > 0)
 
-    They lie in the foreground `near` (0-1) and reach `floor`.
+
+def find_seeds(
+    blob: np.ndarray, allowed: np.ndarray, window: np.ndarray, radii: np.ndarray, distance: float
+) -> np.ndarray:
+    """Return the voxels (n, 3) in the middle of cells, along z, y, x: strong maxima of `blob`.
+
+    A maximum is the largest value in a window of that many voxels. It is dropped near a stronger
+    one that is kept: closer than `distance` cell radii (`radii` in voxels), or so that the blob
+    hardly dips on the line between them, as within one large or textured cell.
     """
-    reach = np.maximum(np.floor(SEED_DISTANCE * radii).astype(int), 1)
-    peaks = _are_peaks(blob, np.maximum(reach | 1, 3)) & (blob >= floor)
-    kept = separate(np.argwhere(peaks & (near > SEED_PROBABILITY)), blob, radii, SEED_DISTANCE)
-    return kept[np.lexsort(kept.T[::-1])]
+    peaks = (blob == ndimage.maximum_filter(blob, size=window)) & allowed
+    seeds = _separate(np.argwhere(peaks), blob, radii, distance)
+    return seeds[np.lexsort(seeds.T[::-1])]
 
 
-def _are_peaks(blob: np.ndarray, size: int | np.ndarray) -> np.ndarray:
-    return (blob == ndimage.maximum_filter(blob, size=size)) & (blob > 0)
-
-
-def separate(
+def _separate(
     places: np.ndarray, blob: np.ndarray, radii: np.ndarray, distance: float
 ) -> np.ndarray:
-    """Return those places (n, 3) that are cells of their own, the strongest first.
-
-    A place is dropped near a stronger one that is kept: closer than `distance` cell radii, or so
-    that the Laplacian hardly dips on the line between them, as within one large or textured cell.
-    """
+    """Return those places (n, 3) that are cells of their own, the strongest first."""
     places = places[np.argsort(-blob[tuple(places.T)], kind="stable")]
     peaks = blob[tuple(places.T)]
     pairs = cKDTree(places / radii).query_pairs(LINE_REACH, output_type="ndarray")
