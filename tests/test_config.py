@@ -15,10 +15,8 @@ from wnet_nb.config import (
     GROUPS,
     OPTIONS,
     PRESETS,
-    ROLES,
     Settings,
     check_value,
-    from_mapping,
     load_settings,
     names_with,
     parse_assignments,
@@ -103,7 +101,7 @@ def as_word(value):
 def refused(name, value):
     """Return the message with which the value is refused; it must name option and value."""
     with pytest.raises(UserError) as caught:
-        from_mapping({name: value})
+        Settings().replace(**{name: value})
     assert name in str(caught.value)
     assert str(value) in str(caught.value)
     return str(caught.value)
@@ -158,9 +156,9 @@ def test_live_options_are_numbers_that_affect_the_training():
     assert {"learning_rate", "epochs", "ncut_weight", "radius"} <= set(names_with("live"))
 
 
-def test_every_role_has_options_and_every_option_known_roles():
-    assert all(names_with(role) for role in ROLES)
-    assert all(option.roles <= set(ROLES) for option in OPTIONS.values())
+def test_every_option_has_known_roles():
+    known = {"training", "live", "segmenting", "data", "slider"}
+    assert set.union(*(set(option.roles) for option in OPTIONS.values())) == known
     assert set(names_with("slider")) <= set(names_with("live"))
 
 
@@ -169,14 +167,9 @@ def test_what_decides_the_preparation_affects_the_training():
     assert deciding <= set(names_with("training"))
 
 
-def test_unknown_role_is_an_error_of_ours():
-    with pytest.raises(ValueError, match="no role 'alive'"):
-        names_with("alive")
-
-
 def test_unknown_name_is_refused_with_the_names_there_are():
     with pytest.raises(UserError, match=r"'learning_rat'.*learning_rate"):
-        from_mapping({"learning_rat": 1e-3})
+        Settings().replace(learning_rat=1e-3)
 
 
 def test_unknown_preset_is_refused_with_the_names_there_are():
@@ -307,13 +300,17 @@ def test_settings_survive_json_and_the_command_line(values, tmp_path):
         file.write_text(json.dumps(content), encoding="utf-8")
         assert load_settings(file) == settings
     words = [f"{name}={as_word(value)}" for name, value in values.items()]
-    assert from_mapping(parse_assignments(words)) == settings
+    assert Settings().replace(**parse_assignments(words)) == settings
 
 
 @pytest.mark.parametrize(
     ("word", "value"),
     [
         ("learning_rate=1e-3", 1e-3),
+        ("hold_weight=0,3", 0.3),
+        ("boundary=0,25", 0.25),
+        ("voxel_size_um=4,1,1", (4.0, 1.0, 1.0)),
+        ("voxel_size_um=0,284;0,127;0,127", (0.284, 0.127, 0.127)),
         ("epochs=1e2", 100),
         ("augmentation=No", False),
         ("flips=TRUE", True),
@@ -332,7 +329,7 @@ def test_word_of_the_command_line_becomes_its_value(word, value):
 @pytest.mark.parametrize(
     "word",
     "radius radius= radius=two radius=2,3 radius=nan radios=2 epochs=inf epochs=none flips=maybe "
-    "voxel_size_um=1,1 voxel_size_um=1,1,x".split(),
+    "voxel_size_um=1,1 voxel_size_um=1,1,x epochs=1,000 minimum_size=0,1,2".split(),
 )
 def test_malformed_word_of_the_command_line_is_refused(word):
     with pytest.raises(UserError, match=word.partition("=")[0]):
@@ -400,12 +397,12 @@ NAMES = st.sampled_from(sorted(OPTIONS)) | st.text(max_size=12)
 @given(st.dictionaries(NAMES, ANYTHING, max_size=4))
 def test_any_options_whatever_give_sound_settings_or_one_clear_error(options):
     try:
-        settings = from_mapping(options)
+        settings = Settings().replace(**options)
     except UserError as error:
         assert str(error)
     else:
         assert fields_are_sound(settings)
-        assert from_mapping(json.loads(json.dumps(settings.as_dict()))) == settings
+        assert Settings(**json.loads(json.dumps(settings.as_dict()))) == settings
 
 
 def allowed(name):
@@ -439,7 +436,7 @@ def test_any_allowed_values_that_fit_each_other_survive_json_and_the_rest_is_exp
         assert "=" in str(error)  # which values do not fit each other
     else:
         assert fields_are_sound(settings)
-        assert from_mapping(json.loads(json.dumps(settings.as_dict()))) == settings
+        assert Settings(**json.loads(json.dumps(settings.as_dict()))) == settings
 
 
 @given(name=NAMES, text=st.text(max_size=20))

@@ -83,9 +83,9 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     if metadata.get("format") != FORMAT:
         raise UserError(f"'{path}' was not written by wnet_nb: it lacks the settings")
     try:
-        settings = config.from_mapping(json.loads(metadata["settings"]))
+        settings = Settings().replace(**json.loads(metadata["settings"]))
         history = json.loads(metadata["history"])
-    except (KeyError, ValueError) as error:  # UserError and JSONDecodeError are ValueErrors
+    except (KeyError, TypeError, ValueError) as error:  # UserError and JSONDecodeError too
         raise UserError(f"'{path}' holds no usable settings: {error}") from None
     model = build_model(settings)
     load_tensors(model, tensors, path)
@@ -258,7 +258,7 @@ def load_cellseg3d_weights(path: str | os.PathLike[str]) -> WNet3D:
         raise UserError(f"'{path}' does not hold the weights of a WNet3D")
     channels, classes = tensors[first].shape[0], tensors[last].shape[0]
     try:
-        settings = config.from_mapping({"n_classes": classes, "base_channels": channels})
+        settings = Settings(n_classes=classes, base_channels=channels)
         model = build_model(settings)
     except UserError as error:
         raise UserError(f"'{path}' does not fit a WNet3D: {error}") from None

@@ -10,8 +10,9 @@ import dataclasses
 import difflib
 import json
 import math
+import numbers
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -28,13 +29,11 @@ GROUPS = {
 }
 DEPTH_FACTOR = 8  # three poolings: every patch edge is a multiple of this
 LARGEST_FILE = 10 * 2**20  # bytes of a settings file; one of a thousand volumes has 1 MB
-ROLES = {
-    "training": "affects what is learned",
-    "live": "may change while a training runs, and when it is resumed",
-    "segmenting": "may change after the training",
-    "data": "is set with the data",
-    "slider": "is shown as a slider",
-}
+
+# What an option is for: it affects what is learned (training), may change while a training runs
+# and when it is resumed (live) or after it (segmenting), is set with the data, or is a slider.
+NEITHER, AFTER, BOTH = "", "segmenting", "training segmenting"
+LIVE, SLIDER, WITH_DATA = "training live", "training live slider", "training segmenting data"
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ class Option:
     lower_when: str
     optional: bool  # whether None ("not set") is allowed; written `none` on the command line
     kind: type  # int, float, bool or str; of the items where `length` is set
-    roles: frozenset[str]  # keys of `ROLES`: what it is for
+    roles: frozenset[str]
     choices: tuple[str, ...] = ()  # allowed words; empty for numbers
     length: int = 0  # of the value, 0 for a single one, -1 for any from one up
     multiple_of: int = 0  # if not 0, the value must be a multiple of this
@@ -69,11 +68,10 @@ def _option(
 
     An option may be unset if that is its default; `kind` is the type of any other default.
     """
-    named = frozenset(roles.split())
 
     def explain(help: str, *, raise_when: str, lower_when: str) -> Any:
         type_ = kind if default is None else type(default)
-        texts = (help, raise_when, lower_when)
+        texts, named = (help, raise_when, lower_when), frozenset(roles.split())
         option = Option(group, unit, *limits, *texts, default is None, type_, named, **facts)
         return field(default=default, metadata={"option": option})
 
@@ -82,9 +80,7 @@ def _option(
 
 @dataclass(frozen=True)
 class Settings:
-    """All options of a training and of the segmentation after it.
-
-    Built by keyword, from a preset (`preset`), a mapping or JSON; every value is checked.
+    """All options of a training and of the segmentation after it; every value is checked.
 
     Raises
     ------
@@ -112,21 +108,17 @@ class Settings:
         raise_when="you train for long on few or small volumes",
         lower_when="the network is small or the training short",
     )
-    intensity_sigma: float = _option(
-        1.0, "ncut", "of 0-100", limits=(0.01, 10_000.0), roles="training live slider"
-    )(
+    intensity_sigma: float = _option(1.0, "ncut", "of 0-100", limits=(0.01, 1e4), roles=SLIDER)(
         "How different two brightnesses may be and still count as alike.",
         raise_when="the image is noisy and cells come out with holes",
         lower_when="dim surroundings are taken into the cells",
     )
-    spatial_sigma: float = _option(
-        4.0, "ncut", "voxels", limits=(0.1, 100.0), roles="training live slider"
-    )(
+    spatial_sigma: float = _option(4.0, "ncut", "voxels", limits=(0.1, 100.0), roles=SLIDER)(
         "How far apart two voxels may be and still belong together.",
         raise_when="cells come out in pieces",
         lower_when="small or thin cells vanish",
     )
-    radius: int = _option(2, "ncut", "voxels", limits=(1, 30), roles="training live slider")(
+    radius: int = _option(2, "ncut", "voxels", limits=(1, 30), roles=SLIDER)(
         "Distance up to which voxels are compared.",
         raise_when="cells are large, more than about 10 voxels across",
         lower_when="small or thin cells vanish",
@@ -138,19 +130,17 @@ class Settings:
         lower_when="keep class_mean for small objects: the exact cut tends to split a volume of "
         "nuclei into two halves",
     )
-    ncut_weight: float = _option(0.5, "weights", limits=(0.0, 100.0), roles="training live slider")(
+    ncut_weight: float = _option(0.5, "weights", limits=(0.0, 100.0), roles=SLIDER)(
         "Weight of the soft N-cut in the total loss.",
         raise_when="the classes look like a copy of the image, with no clear regions",
         lower_when="the classes collapse into one",
     )
-    reconstruction_weight: float = _option(
-        5e-3, "weights", limits=(0.0, 100.0), roles="training live slider"
-    )(
+    reconstruction_weight: float = _option(5e-3, "weights", limits=(0.0, 100.0), roles=SLIDER)(
         "Weight of the reconstruction in the total loss.",
         raise_when="the reconstruction does not resemble the image, or all voxels get one class",
         lower_when="the classes follow noise or texture",
     )
-    hold_weight: float = _option(0.0, "weights", limits=(0.0, 100.0), roles="training live slider")(
+    hold_weight: float = _option(0.0, "weights", limits=(0.0, 100.0), roles=SLIDER)(
         "Weight of the pull towards what the weights that training starts from say.",
         raise_when="training makes good cells worse",
         lower_when="training changes too little",
@@ -160,7 +150,7 @@ class Settings:
         raise_when="take BCE, with a weight near 0.5, if very bright spots rule the MSE",
         lower_when="keep MSE otherwise",
     )
-    epochs: int = _option(50, "training", limits=(1, 100_000), roles="training live")(
+    epochs: int = _option(50, "training", limits=(1, 100_000), roles=LIVE)(
         "How often training goes through its patches.",
         raise_when="the losses still fall at the end",
         lower_when="the losses have been flat for long",
@@ -170,7 +160,7 @@ class Settings:
         raise_when="the losses jump about and memory is free",
         lower_when="memory runs out",
     )
-    learning_rate: float = _option(2e-5, "training", limits=(1e-8, 1.0), roles="training live")(
+    learning_rate: float = _option(2e-5, "training", limits=(1e-8, 1.0), roles=LIVE)(
         "Size of a training step.",
         raise_when="the losses fall very slowly; small networks take 1e-3",
         lower_when="the losses jump, or you start from trained weights (then 10 times lower)",
@@ -186,10 +176,7 @@ class Settings:
         lower_when="training is steady: leave it off",
     )
     precision: str = _option(
-        "auto",
-        "training",
-        choices=("auto", "float32", "bfloat16", "float16"),
-        roles="training segmenting",
+        "auto", "training", choices=("auto", "float32", "bfloat16", "float16"), roles=BOTH
     )(
         "Number format of the computation; auto takes the fast safe one for the device.",
         raise_when="take float32 if a loss becomes not-a-number",
@@ -200,17 +187,17 @@ class Settings:
         raise_when="you repeat an earlier run, or want to see how much depends on chance",
         lower_when="neither matters to you",
     )
-    validation_interval: int = _option(1, "training", "epochs", limits=(1, 10_000), roles="")(
+    validation_interval: int = _option(1, "training", "epochs", limits=(1, 10_000), roles=NEITHER)(
         "Epochs from one check against labelled volumes to the next, where there are any.",
         raise_when="the check takes a large share of the time",
         lower_when="you want a finer curve",
     )
-    save_interval_minutes: float = _option(5.0, "training", "min", limits=(0.0, 1440.0), roles="")(
+    save_interval_minutes: float = _option(5.0, "training", "min", limits=(0, 1440), roles=NEITHER)(
         "Longest time from one state on disk to the next; at most 5 % of the time goes into it.",
         raise_when="the disk is slow or small",
         lower_when="the computer may be taken away at any moment",
     )
-    recover: bool = _option(True, "training", roles="")(
+    recover: bool = _option(True, "training", roles=NEITHER)(
         "Go back to the last good weights and halve the learning rate if a loss is not finite.",
         raise_when="you are not watching the training",
         lower_when="you want it to stop at once and see why",
@@ -256,67 +243,59 @@ class Settings:
         raise_when="the background is uneven, striped or brighter than dim cells",
         lower_when="the cells fill wide areas without gaps",
     )
-    channel: int | None = _option(
-        None, "data", limits=(0, 1000), kind=int, roles="training segmenting data"
-    )(
+    channel: int | None = _option(None, "data", limits=(0, 1000), kind=int, roles=WITH_DATA)(
         "Which channel to read, from 0, where a file has several.",
         raise_when="the nuclei are in another channel",
         lower_when="the file has one channel: leave it unset",
     )
-    time: int | None = _option(
-        None, "data", limits=(0, 1_000_000), kind=int, roles="training segmenting data"
-    )(
+    time: int | None = _option(None, "data", limits=(0, 1_000_000), kind=int, roles=WITH_DATA)(
         "Which time point to read, from 0, where a file has several.",
         raise_when="another time point shows more cells",
         lower_when="the file has one time point: leave it unset",
     )
     voxel_size_um: tuple[float, float, float] | None = _option(
-        None, "data", "µm", limits=(1e-4, 1e4), length=3, roles="training segmenting data"
+        None, "data", "µm", limits=(1e-4, 1e4), length=3, roles=WITH_DATA
     )(
         "Voxel size z,y,x; taken from the file if not set.",
         raise_when="the file has no voxel size of its own, or a wrong one",
         lower_when="the file has the right one: leave it unset",
     )
-    cell_radius_um: float | None = _option(
-        None, "cells", "µm", limits=(0.01, 1000.0), roles="training segmenting"
-    )(
+    cell_radius_um: float | None = _option(None, "cells", "µm", limits=(0.01, 1000.0), roles=BOTH)(
         "Typical radius of a cell; estimated from the image if not set.",
         raise_when="cells come out in pieces",
         lower_when="neighbouring cells come out as one",
     )
     foreground_classes: tuple[int, ...] | None = _option(
-        None, "cells", limits=(0, 15), kind=int, length=-1, roles="segmenting"
+        None, "cells", limits=(0, 15), kind=int, length=-1, roles=AFTER
     )(
         "The classes that are cells, from 0; found from the image if not set.",
         raise_when="the wrong class was taken: name the right one",
         lower_when="the choice is right: leave it unset",
     )
-    core_class: int | None = _option(
-        None, "cells", limits=(0, 15), kind=int, roles="training segmenting"
-    )(
+    core_class: int | None = _option(None, "cells", limits=(0, 15), kind=int, roles=BOTH)(
         "The class that is the middle of cells, where the network knows it, as the starter does; "
         "seeds and outlines then come from the network.",
         raise_when="leave it as the weights have it",
         lower_when="take none to look for cells in the image, within the class map",
     )
-    boundary: float | None = _option(None, "cells", limits=(0.05, 0.95), roles="segmenting")(
+    boundary: float | None = _option(None, "cells", limits=(0.05, 0.95), roles=AFTER)(
         "Where a cell ends between its surroundings (0) and its core (1); found if not set.",
         raise_when="cells come out too fat",
         lower_when="cells come out too thin",
     )
-    minimum_size: float = _option(0.1, "cells", "of a cell", limits=(0.0, 1.0), roles="segmenting")(
+    minimum_size: float = _option(0.1, "cells", "of a cell", limits=(0.0, 1.0), roles=AFTER)(
         "Smallest object kept, as a share of the typical cell's volume.",
         raise_when="specks are counted as cells",
         lower_when="small cells are missing",
     )
     tile_size: int = _option(
-        96, "cells", "voxels", limits=(16, 512), multiple_of=DEPTH_FACTOR, roles="segmenting"
+        96, "cells", "voxels", limits=(16, 512), multiple_of=DEPTH_FACTOR, roles=AFTER
     )(
         "Edge of the blocks in which a volume is segmented.",
         raise_when="memory is free",
         lower_when="memory runs out",
     )
-    flips: bool = _option(False, "cells", roles="segmenting")(
+    flips: bool = _option(False, "cells", roles=AFTER)(
         "Average over mirrored copies of each block: smoother, eight times slower.",
         raise_when="class maps are rough",
         lower_when="time matters",
@@ -326,7 +305,7 @@ class Settings:
         """Check and tidy every value."""
         for name in OPTIONS:
             object.__setattr__(self, name, check_value(name, getattr(self, name)))
-        patch = min(self.patch_shape)
+        patch, cells = min(self.patch_shape), self.foreground_classes or ()
         if self.radius >= patch // 2:
             raise UserError(
                 f"radius={self.radius} does not fit patch_size={self.patch_size}; choose a radius "
@@ -336,12 +315,12 @@ class Settings:
             raise UserError(
                 "ncut_weight=0 and reconstruction_weight=0 leave nothing to learn; raise one"
             )
-        if max(self.foreground_classes or (0,)) >= self.n_classes:
+        if max(cells, default=0) >= self.n_classes:
             raise UserError(
-                f"foreground_classes={self.foreground_classes} does not fit n_classes="
-                f"{self.n_classes}; classes count from 0"
+                f"foreground_classes={cells} does not fit n_classes={self.n_classes}; classes "
+                "count from 0"
             )
-        if self.core_class is not None and self.core_class not in (self.foreground_classes or ()):
+        if self.core_class is not None and self.core_class not in cells:
             raise UserError(
                 f"core_class={self.core_class} must be among foreground_classes="
                 f"{self.foreground_classes}; set it to none to find cells in the image"
@@ -353,9 +332,11 @@ class Settings:
         size = self.patch_size
         return size if isinstance(size, tuple) else (size, size, size)
 
-    def replace(self, **changes: Any) -> Settings:
-        """Return a copy with some options changed; unknown names are refused."""
-        return from_mapping(changes, base=self)
+    def replace(self, /, **changes: Any) -> Settings:
+        """Return a copy with some options changed; UserError as from `check_value`."""
+        for name in changes:
+            _find_option(name)
+        return dataclasses.replace(self, **changes)
 
     def as_dict(self) -> dict[str, Any]:
         """Return all options as plain JSON values."""
@@ -368,9 +349,7 @@ DEFAULTS: dict[str, Any] = {f.name: f.default for f in fields(Settings)}
 
 
 def names_with(role: str) -> tuple[str, ...]:
-    """Return the names of the options that have a role, one of `ROLES`, in their order."""
-    if role not in ROLES:
-        raise ValueError(f"there is no role '{role}'; there are: {', '.join(ROLES)}")
+    """Return the names of the options that have a role, in their order."""
     return tuple(name for name, option in OPTIONS.items() if role in option.roles)
 
 
@@ -405,6 +384,27 @@ PRESETS: dict[str, dict[str, Any]] = {
 (tests/benchmarks/quick_preset.md)."""
 
 
+def preset(name: str = "published", **changes: Any) -> Settings:
+    """Return the settings of a preset, with `changes` applied.
+
+    Raises
+    ------
+    UserError
+        If there is no such preset or option, or it cannot take the value.
+    """
+    if name not in PRESETS:
+        raise UserError(f"there is no preset '{name}'; there are: {', '.join(PRESETS)}")
+    return Settings().replace(**PRESETS[name] | changes)
+
+
+def _find_option(name: str) -> Option:
+    if name in OPTIONS:
+        return OPTIONS[name]
+    near = difflib.get_close_matches(name, OPTIONS, 1)
+    hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(OPTIONS)}"
+    raise UserError(f"there is no option '{name}'; {hint}")
+
+
 def check_value(name: str, value: Any) -> Any:
     """Return `value` in the type of option `name`.
 
@@ -413,76 +413,42 @@ def check_value(name: str, value: Any) -> Any:
     UserError
         If there is no such option or it cannot take the value; says name, value and limits.
     """
-    if name not in OPTIONS:
-        near = difflib.get_close_matches(name, OPTIONS, 1)
-        hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(OPTIONS)}"
-        raise UserError(f"there is no option '{name}'; {hint}")
-    option = OPTIONS[name]
-    if value is None:
-        if option.optional:
-            return None
-        raise UserError(f"{name} needs a value")
+    option = _find_option(name)
+    if value is None and option.optional:
+        return None
     several = isinstance(value, list | tuple)
     if not option.length or (not several and isinstance(DEFAULTS[name], int)):
         return _check_item(name, option, value)  # a single value, which may stand for z, y and x
     items = value if several else [value]
-    if option.length > 0 and len(items) != option.length:
-        raise UserError(f"{name}={value!r} must have {option.length} values: z,y,x")
-    if not items:
-        raise UserError(f"{name} needs at least one value")
+    if not items or (option.length > 0 and len(items) != option.length):
+        count = "three values: z,y,x" if option.length > 0 else "at least one value"
+        raise UserError(f"{name}={value!r} must have {count}")
     return tuple(_check_item(name, option, item) for item in items)
 
 
 def _check_item(name: str, option: Option, value: Any) -> Any:
+    if wanted := _wanted_instead(option, value):
+        raise UserError(f"{name}={value!r} must be {wanted}")
+    return option.kind(value)
+
+
+def _wanted_instead(option: Option, value: Any) -> str:
+    """Say what an option takes, where it does not take `value`."""
     if option.kind is bool:
-        if not isinstance(value, bool):
-            raise UserError(f"{name}={value!r} must be true or false")
-        return value
+        return "" if isinstance(value, bool) else "true or false"
     if option.kind is str:
-        if not isinstance(value, str) or (option.choices and value not in option.choices):
-            expected = f"one of: {', '.join(option.choices)}" if option.choices else "text"
-            raise UserError(f"{name}={value!r} must be {expected}")
-        return value
-    if isinstance(value, bool | str) or not _is_number(value):
-        raise UserError(f"{name}={value!r} must be a number")
-    number = option.kind(value)
-    if number != value:
-        raise UserError(f"{name}={value!r} must be a whole number")
-    if not option.minimum <= number <= option.maximum:
-        unit = f" {option.unit}" if option.unit else ""
-        raise UserError(
-            f"{name}={value!r} must lie between {option.minimum:g} and {option.maximum:g}{unit}"
-        )
-    if option.multiple_of and number % option.multiple_of:
-        raise UserError(f"{name}={value!r} must be a multiple of {option.multiple_of}")
-    return number
-
-
-def _is_number(value: Any) -> bool:
-    try:
-        return math.isfinite(float(value))
-    except (TypeError, ValueError, OverflowError):
-        return False
-
-
-def from_mapping(changes: Mapping[str, Any], *, base: Settings | None = None) -> Settings:
-    """Return settings with `changes` applied to `base` (the defaults if None)."""
-    for name, value in changes.items():
-        check_value(name, value)
-    return dataclasses.replace(base or Settings(), **changes)
-
-
-def preset(name: str = "published", **changes: Any) -> Settings:
-    """Return the settings of a preset, with `changes` applied.
-
-    Raises
-    ------
-    UserError
-        If there is no such preset or option.
-    """
-    if name not in PRESETS:
-        raise UserError(f"there is no preset '{name}'; there are: {', '.join(PRESETS)}")
-    return from_mapping({**PRESETS[name], **changes})
+        known = isinstance(value, str) and (not option.choices or value in option.choices)
+        words = f"one of: {', '.join(option.choices)}" if option.choices else "text"
+        return "" if known else words
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return "a number"
+    if not option.minimum <= value <= option.maximum:  # nor is not-a-number
+        return f"between {option.minimum:g} and {option.maximum:g} {option.unit}".rstrip()
+    if option.kind(value) != value:
+        return "a whole number"
+    if option.multiple_of and value % option.multiple_of:
+        return f"a multiple of {option.multiple_of}"
+    return ""
 
 
 def parse_assignments(assignments: list[str]) -> dict[str, Any]:
@@ -504,18 +470,17 @@ def parse_assignments(assignments: list[str]) -> dict[str, Any]:
 
 def parse_value(name: str, text: str) -> Any:
     """Return the checked value of option `name` written as `text`."""
-    option = OPTIONS.get(name)
-    text = text.strip()
-    if option is None or (option.optional and text.lower() in ("none", "")):
-        return check_value(name, None)
+    option, text = _find_option(name), text.strip()
+    if option.optional and text.lower() in ("none", ""):
+        return None
     if option.kind is bool:
         words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
         return check_value(name, words.get(text.lower(), text))
     if option.kind is str:
         return check_value(name, text)
-    if ";" in text:  # 0,284;0,127;0,127 as much of Europe writes it
-        text = text.replace(",", ".").replace(";", ",")
-    items = [_to_number(item) for item in text.replace(",", " ").split()]
+    if option.kind is float and (not option.length or ";" in text):
+        text = text.replace(",", ".")  # 0,3 and 0,284;0,127;0,127 as much of Europe writes it
+    items = [_to_number(item) for item in text.replace(";", " ").replace(",", " ").split()]
     return check_value(name, items[0] if len(items) == 1 else items)
 
 
@@ -536,18 +501,15 @@ def load_settings(path: str | os.PathLike[str]) -> Settings:
         If the file is missing, is not JSON, or holds an unknown option or a bad value.
     """
     path = Path(path)
-    if path.is_file() and path.stat().st_size > LARGEST_FILE:
-        raise UserError(f"'{path}' is no settings file: it has {path.stat().st_size:,} bytes")
     try:
+        if path.stat().st_size > LARGEST_FILE:
+            raise UserError(f"it has {path.stat().st_size:,} bytes")
         content = json.loads(path.read_text(encoding="utf-8"))
+        options = content.get("options", content) if isinstance(content, dict) else None
+        if not isinstance(options, dict):
+            raise UserError("it has no options")
+        return Settings().replace(**options)
     except FileNotFoundError:
         raise UserError(f"there is no settings file '{path}'; check the path") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"'{path}' is not a readable settings file: {error}") from None
-    options = content.get("options", content) if isinstance(content, dict) else None
-    if not isinstance(options, dict):
-        raise UserError(f"'{path}' is not a settings file: it holds no options")
-    try:
-        return from_mapping(options)
-    except UserError as error:
-        raise UserError(f"'{path}': {error}") from None
+        raise UserError(f"'{path}' holds no settings: {error}") from None

@@ -251,7 +251,7 @@ def test_every_result_of_a_volume_with_a_known_truth_is_scored(run, image, tmp_p
     _, labels = make_example(shape=(36, 40, 44), n_cells=10)
     truth = write_volume(tmp_path / "true.tif", labels, voxel_size_um=(1, 0.5, 0.5))
     settings = run_files.read_record(run)["options"]
-    told = read_stacks(image, config.from_mapping(settings), labels=truth)
+    told = read_stacks(image, config.Settings(**settings), labels=truth)
     first, later = (prediction.segment(run, data, out=tmp_path / "p")[0] for data in (told, image))
     assert first.scores["truth"] == later.scores["truth"] == str(truth)
     assert later.scores["scores"]["n_true"] == 10

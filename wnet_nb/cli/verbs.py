@@ -218,7 +218,7 @@ def _settings(options: Namespace, run: Path | None = None) -> Settings:
         base = config.load_settings(options.settings)
     elif run is not None and run_files.is_run(run) and not options.preset:
         record = run_files.read_record(run)
-        base, options.preset = config.from_mapping(record["options"]), record.get("preset")
+        base, options.preset = Settings(**record["options"]), record.get("preset")
     elif run is not None and not options.preset and not run.exists():
         raise UserError(_ask_for_run(run))
     else:

@@ -21,7 +21,7 @@ from urllib.parse import quote
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from wnet_nb.config import DEFAULTS, OPTIONS, PRESETS, from_mapping
+from wnet_nb.config import DEFAULTS, OPTIONS, PRESETS, Settings
 from wnet_nb.errors import UserError
 from wnet_nb.figures import curves
 from wnet_nb.figures.advice import read_losses
@@ -67,7 +67,7 @@ def write_report(run: str | Path) -> Path:
         run=run.resolve().name,
         record=record,
         history=history,
-        said=" ".join(read_losses(history, from_mapping(record["options"]))),
+        said=" ".join(read_losses(history, Settings(**record["options"]))),
         losses_png=curves.figure_png(curves.plot_losses(history)) if history else None,
         preview_png=previews[-1].read_bytes() if previews else None,
         validation=run_files.read_validation(run),

@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from wnet_nb.config import from_mapping
+from wnet_nb.config import Settings
 from wnet_nb.errors import UserError
 from wnet_nb.files.tables import read_table, to_number
 
@@ -47,7 +47,7 @@ def read_record(run: str | Path) -> dict[str, Any]:
     path = Path(run) / SETTINGS
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        record["options"] = from_mapping(record["options"]).as_dict()
+        record["options"] = Settings().replace(**record["options"]).as_dict()
     except FileNotFoundError:
         raise UserError(f"'{run}' is not a run folder: it holds no {SETTINGS}") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

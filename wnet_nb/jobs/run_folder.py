@@ -20,7 +20,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 import wnet_nb
-from wnet_nb.config import DEFAULTS, PRESETS, Settings, from_mapping, names_with
+from wnet_nb.config import DEFAULTS, PRESETS, Settings, names_with
 from wnet_nb.data import Prepared
 from wnet_nb.errors import UserError
 from wnet_nb.events import EpochEnd, Event, Started
@@ -125,7 +125,7 @@ def check_same(path: Path, settings: Settings, stacks: Sequence[Stack]) -> None:
     if not is_run(path):
         return
     record = read_record(path)
-    options = from_mapping(record["options"])
+    options = Settings(**record["options"])
     fixed = set(names_with("training")) - set(names_with("live"))
     changed = [
         f"{name} was {getattr(options, name)} and is now {getattr(settings, name)}"
@@ -152,7 +152,7 @@ def nearest_preset(settings: Settings) -> str:
     now = settings.as_dict()
 
     def distance(name: str) -> int:
-        begun = from_mapping(PRESETS[name]).as_dict()
+        begun = Settings(**PRESETS[name]).as_dict()
         return sum(now[option] != begun[option] for option in begun)
 
     return min(PRESETS, key=distance)
