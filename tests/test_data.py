@@ -17,7 +17,6 @@ from wnet_nb.data import (
     augment,
     fit_normalisation,
     fit_patch_shape,
-    normalise,
     prepare,
     subtract_background,
 )
@@ -27,6 +26,11 @@ from wnet_nb.grid import average_blocks
 BOTH = Settings(match_cell_size=True, subtract_background=True)
 UNIT = (1.0, 1.0, 1.0)
 DTYPES = ["bool", "u1", "i1", ">u2", "<u2", "<i2", ">i4", "u4", "<u8", "i8", "f2", ">f4", "<f8"]
+
+
+def normalise(array, method="percentile"):
+    """Return a volume in 0-100 of its own range."""
+    return fit_normalisation(array, method).apply(array)
 
 
 def sampler_of(arrays, **options):
@@ -111,7 +115,7 @@ def test_value_that_is_not_finite_is_refused_with_the_name_of_the_volume(method,
         fit_normalisation(array, method, name="brain.tif")
 
 
-@pytest.mark.parametrize("low, high", [(0, 5e-324), (-1e300, 1e300), (0, 1e-310)])
+@pytest.mark.parametrize("low, high", [(0, 5e-324), (-1e30, 1e30), (0, 1e-310)])
 def test_extreme_but_finite_range_gives_no_nan(low, high):
     array = np.full((4, 4, 4), low, np.float64)
     array[2:] = high
@@ -119,21 +123,15 @@ def test_extreme_but_finite_range_gives_no_nan(low, high):
     assert result[0, 0, 0] == 0 and result[3, 0, 0] == 100
 
 
-def test_range_that_overflows_is_refused_with_the_name_of_the_volume():
-    array = np.full((4, 4, 4), -1.7e308)
-    array[2:] = 1.7e308
-    with pytest.raises(UserError, match=r"'brain\.tif'"):
+def test_value_too_large_to_compute_with_is_refused_with_the_name_of_the_volume():
+    array = np.full((4, 4, 4), -2e30)
+    with pytest.raises(UserError, match=r"'brain\.tif'.*beyond 1e\+30"):
         fit_normalisation(array, "minmax", name="brain.tif")
 
 
 def test_empty_volume_is_refused_with_its_name_and_shape():
     with pytest.raises(UserError, match=r"'brain\.tif'.*\(0, 4, 4\)"):
         fit_normalisation(np.zeros((0, 4, 4)), name="brain.tif")
-
-
-def test_unknown_method_is_refused():
-    with pytest.raises(UserError, match="zscore"):
-        fit_normalisation(np.zeros((4, 4, 4)), "zscore")
 
 
 @pytest.mark.parametrize("dtype", [">u2", "<f4"])

@@ -9,7 +9,7 @@ from torch import nn
 
 from wnet_nb.checkpoint import build_model
 from wnet_nb.config import Settings
-from wnet_nb.data import Normalisation, normalise, prepare
+from wnet_nb.data import Normalisation, fit_normalisation, prepare
 from wnet_nb.errors import UserError
 from wnet_nb.inference import _tile_axis, best_class_dice, predict_probabilities, predict_volume
 from wnet_nb.jobs.example import make_example
@@ -133,7 +133,7 @@ def test_brightness_range_is_found_once_for_the_whole_volume(wnet, volume):
     image[..., 20:] *= 30
     for method in ("percentile", "minmax"):
         found = predict_probabilities(wnet, image, normalisation=method, tile_size=16)
-        mapped = normalise(image, method)
+        mapped = fit_normalisation(image, method).apply(image)
         expected = predict_probabilities(wnet, mapped, normalisation=PLAIN, tile_size=16)
         np.testing.assert_allclose(found, expected, atol=1e-6)
 

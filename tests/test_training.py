@@ -19,7 +19,7 @@ import torch
 import wnet_nb
 from wnet_nb import checkpoint
 from wnet_nb.config import Settings
-from wnet_nb.data import normalise, prepare
+from wnet_nb.data import fit_normalisation, prepare
 from wnet_nb.errors import UserError
 from wnet_nb.events import EpochEnd, Finished, Started, StepEnd
 from wnet_nb.inference import best_class_dice
@@ -359,7 +359,7 @@ def test_validation_dice_agrees_with_the_finished_model():
     volume, mask = balls((16, 16, 16), seed=1)
     events = list(fit([VOLUME], TINY.replace(epochs=1), validation=[(prepare(volume, TINY), mask)]))
     with torch.inference_mode():
-        image = torch.from_numpy(normalise(volume))[None, None]
+        image = torch.from_numpy(fit_normalisation(volume).apply(volume))[None, None]
         probabilities = events[-1].model.encode(image)[0].numpy()
     assert events[-2].validation_dice == best_class_dice(probabilities, mask)
 
@@ -519,7 +519,7 @@ def test_a_hold_keeps_the_classes_near_those_of_the_start(tmp_path):
     *_, first = fit([VOLUME], settings.replace(epochs=1))
     path = tmp_path / "start.safetensors"
     checkpoint.save_weights(path, first.model, settings, [])
-    image = torch.from_numpy(normalise(VOLUME))[None, None]
+    image = torch.from_numpy(fit_normalisation(VOLUME).apply(VOLUME))[None, None]
     settings = settings.replace(start_from=str(path), dropout=0.0, epochs=8)
 
     def moved(hold):

@@ -1,6 +1,5 @@
 """From volumes to training patches: the one normalisation, preparation, crops, and augmentation.
 
-Training and inference both take volumes through `prepare`, and nothing else does.
 Preparation makes one small network fit very different stacks: voxels are averaged until a cell is
 about four voxels in radius, and the background is taken away at the scale of the cells.
 """
@@ -8,8 +7,7 @@ about four voxels in radius, and the background is taken away at the scale of th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
@@ -50,15 +48,11 @@ class Normalisation:
             np.sqrt(values, out=values)
         return (values * 100).astype(np.float32)
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return asdict(self)
-
 
 def fit_normalisation(
     array: np.ndarray, method: str = "percentile", *, name: str = "volume"
 ) -> Normalisation:
-    """Find the brightness range of a volume.
+    """Find the brightness range of a volume; a constant one has low = high.
 
     Parameters
     ----------
@@ -67,36 +61,29 @@ def fit_normalisation(
     method : str
         ``percentile`` (0.5 to 99.9 %, so hot pixels do not matter), ``minmax`` (as published), or
         ``square_root`` (of the percentile range: shot noise gets the same strength everywhere,
-        and dim cells come closer to bright ones; Anscombe 1948 without the offset).
+        and dim cells come closer to bright ones; Anscombe 1948 without the offset). Where
+        percentiles coincide (sparse bright spots), minimum and maximum are taken.
     name : str
         What to call the volume in an error.
-
-    Returns
-    -------
-    Normalisation
-        Where percentiles coincide (sparse bright spots), minimum and maximum are taken; a
-        constant volume has low = high and is mapped to 0.
 
     Raises
     ------
     UserError
-        If it is no volume of real numbers, is empty, holds NaN or infinite values, or spans more
-        than float64 does.
+        If it is no volume of real numbers, is empty, or holds NaN, infinite or enormous values, or
+        if there is no such method.
     """
-    if array.ndim != 3 or array.dtype.kind not in "biuf":
+    if array.ndim != 3 or array.dtype.kind not in "biuf" or array.size == 0:
         raise UserError(
             f"'{name}' is no volume: it has the shape {array.shape} and the type {array.dtype}; "
             "give real numbers (Z, Y, X)"
         )
-    if array.size == 0:
-        raise UserError(f"'{name}' is empty: its shape is {array.shape}")
     low, high = np.inf, -np.inf
     for plane in array:  # plane by plane: a memory map never comes into memory whole
         lowest, highest = float(plane.min()), float(plane.max())
-        if not (np.isfinite(lowest) and np.isfinite(highest)):
+        if not -LARGEST_VALUE <= lowest <= highest <= LARGEST_VALUE:
             raise UserError(
-                f"'{name}' holds values that are not finite (NaN or infinite); replace them, in "
-                "Fiji with Process > Math > NaN Background"
+                f"'{name}' holds values that are not finite (NaN or infinite) or beyond "
+                f"{LARGEST_VALUE:g}; replace them, in Fiji with Process > Math > NaN Background"
             )
         low, high = min(low, lowest), max(high, highest)
     if method in ("percentile", "square_root"):
@@ -105,27 +92,7 @@ def fit_normalisation(
             low, high = float(robust[0]), float(robust[1])
     elif method != "minmax":
         raise UserError(f"normalisation='{method}' must be percentile, minmax or square_root")
-    if high - low == np.inf:
-        raise UserError(f"'{name}' spans {low:g} to {high:g}, which is too wide to compute with")
     return Normalisation(method, low, high)
-
-
-def normalise(array: np.ndarray, method: str = "percentile") -> np.ndarray:
-    """Return a volume as float32 in 0-100 (see `fit_normalisation`)."""
-    return fit_normalisation(array, method).apply(array)
-
-
-def fit_patch_shape(
-    patch_shape: Sequence[int], shapes: Sequence[Sequence[int]]
-) -> tuple[int, int, int]:
-    """Return the patch edges (z, y, x), multiples of 8, cut down where no volume is that large.
-
-    Each is at most the largest edge in `shapes`, (Z, Y, X) of every volume, rounded up to 8.
-    """
-    largest = np.max(shapes, axis=0)
-    rounded = -(-largest // DEPTH_FACTOR) * DEPTH_FACTOR
-    z, y, x = (int(min(want, have)) for want, have in zip(patch_shape, rounded, strict=True))
-    return z, y, x
 
 
 def times(shape: Sequence[int]) -> str:
@@ -135,27 +102,13 @@ def times(shape: Sequence[int]) -> str:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A volume as the network takes it.
+    """A volume as the network takes it."""
 
-    Attributes
-    ----------
-    array : ndarray
-        (Z', Y', X'): the image itself, or float32 after averaging and background subtraction.
-    normalisation : Normalisation
-        Brightness range of `array`.
-    factors : tuple of int
-        Voxels (z, y, x) of the image averaged into one of `array`.
-    shape : tuple of int
-        (Z, Y, X) of the image.
-    cell_radius_um : float or None
-        Cell radius in µm that it was prepared for; None where it was taken as it is.
-    """
-
-    array: np.ndarray
-    normalisation: Normalisation
-    factors: tuple[int, int, int] = (1, 1, 1)
-    shape: tuple[int, ...] = ()
-    cell_radius_um: float | None = None
+    array: np.ndarray  # (Z', Y', X'): the image itself, or float32 averaged, without background
+    normalisation: Normalisation  # of `array`
+    factors: tuple[int, int, int] = (1, 1, 1)  # voxels (z, y, x) averaged into one of `array`
+    shape: tuple[int, ...] = ()  # (Z, Y, X) of the image
+    cell_radius_um: float | None = None  # that it was prepared for; None: taken as it is
 
 
 def prepare(
@@ -184,29 +137,20 @@ def prepare(
     Raises
     ------
     UserError
-        If the volume is empty or not finite.
+        As `fit_normalisation`.
     """
-    size = tuple(voxel_size_um or settings.voxel_size_um or (1.0, 1.0, 1.0))
     ranges = fit_normalisation(image, settings.normalisation, name=name)
     radius = cell_radius_um or settings.cell_radius_um
     wanted = settings.match_cell_size or settings.subtract_background
     if not wanted or radius is None or ranges.high <= ranges.low:
         return Prepared(image, ranges, shape=image.shape)
-    if image.dtype.kind == "f" and max(abs(float(image.min())), float(image.max())) > LARGEST_VALUE:
-        raise UserError(
-            f"'{name}' holds values beyond {LARGEST_VALUE:g}, too large to average; divide them"
-        )
-    radii = np.array([radius / step for step in size])
-    factors = (1, 1, 1)
+    size = voxel_size_um or settings.voxel_size_um or (1.0, 1.0, 1.0)
+    radii, factors, array = np.array([radius / step for step in size]), (1, 1, 1), image
     if settings.match_cell_size:
         factors = tuple(int(max(1, round(r / CELL_RADIUS_VOXELS))) for r in radii)
-        array = average_blocks(image, factors)
         # What is smaller than a third of a cell is noise; on small cells no averaging removes it.
-        array = ndimage.gaussian_filter(
-            np.asarray(array, np.float32), SMOOTH_SIGMA * radii / factors, mode="nearest"
-        )
-    else:
-        array = image
+        array = np.asarray(average_blocks(image, factors), np.float32)
+        array = ndimage.gaussian_filter(array, SMOOTH_SIGMA * radii / factors, mode="nearest")
     if settings.subtract_background:
         array = subtract_background(array, radii / factors)
     ranges = fit_normalisation(array, settings.normalisation, name=name)
@@ -214,17 +158,11 @@ def prepare(
 
 
 def subtract_background(image: np.ndarray, radii: Sequence[float]) -> np.ndarray:
-    """Return the image minus its background, float32: the white top-hat of a smoothed copy.
+    """Return the image (Z, Y, X) minus its background, float32: the top-hat of a smoothed copy.
 
     The background is the grey opening (Serra 1982) with a box of 4 cell radii, so whatever is
-    narrower than that stays. It is found on a grid of half a cell radius and smoothed.
-
-    Parameters
-    ----------
-    image : ndarray
-        (Z, Y, X), any real dtype.
-    radii : sequence of float
-        Cell radius in voxels of each axis.
+    narrower than that stays. It is found on a grid of half a cell radius and smoothed. `radii` is
+    the cell radius in voxels of each axis.
     """
     step = np.maximum(1.0, GRID_STEP * np.asarray(radii))
     grid = block_means(image, step)
@@ -237,33 +175,20 @@ def subtract_background(image: np.ndarray, radii: Sequence[float]) -> np.ndarray
 
 
 class PatchSampler:
-    """Draws normalised training patches from volumes.
+    """Draws normalised training patches from volumes; memory maps are read crop by crop.
 
     For each patch, four crops are drawn evenly over the volume and one of them is kept, with odds
     in proportion to its weight: 1 for an ordinary crop, 0.05 for a crop without content, which is
     one where the bright share (voxels above the volume's Otsu threshold) is below 0.1 % (empty)
     or above 60 % (a large bright region). So a volume without any content still gives patches.
-
-    Parameters
-    ----------
-    volumes : sequence of Prepared
-        Memory maps are read crop by crop.
-    settings : Settings
-        `patch_size`, `augmentation`.
-
-    Attributes
-    ----------
-    shape : tuple of int
-        Patch edges (z, y, x).
-    remarks : list of str
-        What is not as asked for, for the user.
     """
 
     def __init__(self, volumes: Sequence[Prepared], settings: Settings) -> None:
         self.shape = fit_patch_shape(settings.patch_shape, [v.array.shape for v in volumes])
         self.arrays = [pad_to(v.array, self.shape) for v in volumes]
         self.normalisations = [v.normalisation for v in volumes]
-        self.remarks = [
+        self.augmentation = settings.augmentation
+        self.remarks = [  # what is not as asked for, for the user
             f"volume {number} is smaller than a patch and is enlarged to {times(now.shape)} voxels "
             "by reflection"
             for number, (now, given) in enumerate(zip(self.arrays, volumes, strict=True), 1)
@@ -274,7 +199,6 @@ class PatchSampler:
                 f"patches are {times(self.shape)} voxels, as no volume is as large as patch_size="
                 f"{settings.patch_size} in every axis"
             )
-        self.augmentation = settings.augmentation
         self.thresholds = [
             bright_threshold(a, n) for a, n in zip(self.arrays, self.normalisations, strict=True)
         ]
@@ -287,7 +211,7 @@ class PatchSampler:
         return augment(patch, random) if self.augmentation else patch
 
     def weight(self, crop: np.ndarray, volume: int) -> float:
-        """Return how willingly a normalised crop is taken: 1, or 0.05 without content."""
+        """Return how willingly a normalised crop is taken."""
         share = float((crop > self.thresholds[volume]).mean())
         return 1.0 if EMPTY_SHARE <= share <= FULL_SHARE else POOR_CROP_WEIGHT
 
@@ -303,12 +227,16 @@ class PatchSampler:
 
     def _crop(self, volume: int, random: np.random.Generator) -> np.ndarray:
         array = self.arrays[volume]
-        corner = [
-            int(random.integers(have - want + 1))
-            for have, want in zip(array.shape, self.shape, strict=True)
-        ]
+        free = np.subtract(array.shape, self.shape)
+        corner = [int(random.integers(n + 1)) for n in free]
         place = tuple(slice(c, c + edge) for c, edge in zip(corner, self.shape, strict=True))
         return self.normalisations[volume].apply(array[place])
+
+
+def fit_patch_shape(wanted: Sequence[int], shapes: Sequence[Sequence[int]]) -> tuple[int, int, int]:
+    """Return patch edges (z, y, x), at most the largest in `shapes` rounded up to 8."""
+    rounded = -(-np.max(shapes, axis=0) // DEPTH_FACTOR) * DEPTH_FACTOR
+    return tuple(np.minimum(wanted, rounded).tolist())
 
 
 def bright_threshold(array: np.ndarray, normalisation: Normalisation) -> float:

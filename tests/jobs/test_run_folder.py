@@ -120,7 +120,7 @@ def test_the_settings_say_how_each_volume_was_prepared(stacks, finished):
     for item, stack in zip(inputs, stacks, strict=True):
         prepared, size = stack.prepared(TINY), stack.cell_size
         assert item["averaged_voxels"] == list(prepared.factors)
-        assert item["normalisation"] == prepared.normalisation.as_dict()
+        assert item["normalisation"] == vars(prepared.normalisation)
         assert item["cell_radius_um"] == pytest.approx(size.radius_um)
 
 

@@ -273,7 +273,7 @@ def describe_preparation(prepared: Prepared) -> dict[str, Any]:
     ``cell_radius_um`` is None where none was needed or found.
     """
     return {
-        "normalisation": prepared.normalisation.as_dict(),
+        "normalisation": vars(prepared.normalisation),
         "averaged_voxels": list(prepared.factors),
         "cell_radius_um": prepared.cell_radius_um,
     }
