@@ -2,8 +2,6 @@
 
 import itertools
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -198,7 +196,7 @@ def test_image_of_another_shape_is_refused_with_both_shapes(form):
 def test_mse_is_the_mean_squared_difference_on_0_to_100():
     image = torch.tensor([0.0, 50.0, 100.0]).view(1, 1, 1, 1, 3)
     rebuilt = torch.tensor([3.0, 50.0, 96.0]).view(1, 1, 1, 1, 3)
-    assert reconstruction_loss(rebuilt, image).item() == pytest.approx((9 + 0 + 16) / 3)
+    assert reconstruction_loss(rebuilt, image, "MSE").item() == pytest.approx((9 + 0 + 16) / 3)
 
 
 def test_bce_is_that_of_the_sigmoid_against_the_image_in_0_to_1():
@@ -215,11 +213,6 @@ def test_bce_is_that_of_the_sigmoid_against_the_image_in_0_to_1():
 def test_bce_of_huge_logits_stays_finite():
     image = torch.tensor([0.0, 100.0]).view(1, 1, 1, 1, 2)
     assert torch.isfinite(reconstruction_loss(torch.full_like(image, 1e6), image, "BCE"))
-
-
-def test_unknown_reconstruction_loss_is_refused():
-    with pytest.raises(ValueError, match="'L1'"):
-        reconstruction_loss(torch.zeros(1), torch.zeros(1), "L1")
 
 
 @pytest.mark.parametrize("kind", ["MSE", "BCE"])
@@ -255,17 +248,6 @@ def test_half_precision_outputs_and_autocast_leave_the_losses_in_float32(form):
         inside = wnet_losses(half, half[:, :1], image, settings)
     assert {term.dtype for term in (*outside, *inside)} == {torch.float32}
     assert inside == outside  # the same bits
-
-
-def test_losses_load_neither_widgets_nor_figures():
-    code = (
-        "import sys, wnet_nb.losses; "
-        "print(sorted({'ipywidgets', 'IPython', 'matplotlib'} & set(sys.modules)))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
-    )
-    assert done.stdout.strip() == "[]"
 
 
 def test_offsets_up_to_the_radius_and_no_further_count():

@@ -21,9 +21,9 @@ from wnet_nb import checkpoint
 from wnet_nb.config import Settings
 from wnet_nb.data import fit_normalisation, prepare
 from wnet_nb.errors import UserError
-from wnet_nb.events import EpochEnd, Finished, Started, StepEnd
+from wnet_nb.events import Controls, EpochEnd, Finished, Started, StepEnd
 from wnet_nb.inference import best_class_dice
-from wnet_nb.training import Controls, fit
+from wnet_nb.training import fit
 
 TINY = Settings(
     base_channels=4,
@@ -702,8 +702,8 @@ import numpy as np
 import torch
 from wnet_nb import checkpoint, whole_file
 from wnet_nb.config import Settings
-from wnet_nb.events import Finished, StepEnd
-from wnet_nb.training import Controls, fit
+from wnet_nb.events import Controls, Finished, StepEnd
+from wnet_nb.training import fit
 
 torch.set_num_threads(1)
 volume = (1000 * np.random.default_rng(0).random((32, 32, 32))).astype(np.uint16)

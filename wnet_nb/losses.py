@@ -36,7 +36,7 @@ def soft_ncut_loss(
     radius: float,
     affinity: str = "class_mean",
 ) -> Tensor:
-    """Soft normalised cut of class probabilities on an image.
+    """Soft normalised cut of class probabilities on an image: a scalar from 0 (perfect) to K.
 
     Parameters
     ----------
@@ -44,19 +44,10 @@ def soft_ncut_loss(
         (N, K, Z, Y, X), each in 0-1, summing to 1 over K.
     image : Tensor
         (N, 1, Z, Y, X), in 0-100. No gradient flows to it.
-    intensity_sigma : float
-        Of 0-100.
-    spatial_sigma : float
-        Voxels.
-    radius : float
-        Voxels; a whole number for ``class_mean``.
+    intensity_sigma, spatial_sigma, radius : float
+        Of 0-100, in voxels, and in voxels; the radius a whole number for ``class_mean``.
     affinity : str
         ``class_mean`` (the form CellSeg3D trains with) or ``pairwise`` (Xia & Kulis 2017, eq. 3).
-
-    Returns
-    -------
-    Tensor
-        Scalar between 0 (perfect) and K.
 
     Raises
     ------
@@ -183,7 +174,7 @@ class _PairwiseNcut(torch.autograd.Function):
         return grad * slope / product.shape[0], None, None, None, None
 
 
-def _half_offsets(radius: float, shape: torch.Size) -> list[tuple[int, int, int]]:
+def _half_offsets(radius: float, shape: torch.Size) -> list[tuple[int, ...]]:
     """Offsets closer than `radius`, one of each pair of opposite ones, that fit in `shape`."""
     reach = range(-math.ceil(radius) + 1, math.ceil(radius))
     return [
@@ -202,39 +193,19 @@ def _overlap(offset: tuple[int, ...], shape: torch.Size) -> tuple[tuple, tuple]:
     return (..., *here), (..., *there)
 
 
-def reconstruction_loss(reconstruction: Tensor, image: Tensor, kind: str = "MSE") -> Tensor:
-    """Difference between the decoder's output and the image, both (N, 1, Z, Y, X).
+def reconstruction_loss(reconstruction: Tensor, image: Tensor, kind: str) -> Tensor:
+    """Difference between the decoder's output and the image in 0-100, both (N, 1, Z, Y, X).
 
-    Parameters
-    ----------
-    reconstruction : Tensor
-        Decoder output, no activation.
-    image : Tensor
-        In 0-100.
-    kind : str
-        ``MSE`` on 0-100, or ``BCE`` between sigmoid(reconstruction) and the image in 0-1.
-
-    Raises
-    ------
-    ValueError
-        If `kind` is neither.
+    ``MSE`` on 0-100, or ``BCE`` between sigmoid(reconstruction) and the image in 0-1.
     """
-    if kind == "MSE":
-        return functional.mse_loss(reconstruction, image)
     if kind == "BCE":
         target = (image / 100).clamp(0, 1)
         return functional.binary_cross_entropy_with_logits(reconstruction, target)
-    raise ValueError(f"reconstruction loss '{kind}' must be MSE or BCE")
+    return functional.mse_loss(reconstruction, image)
 
 
 def hold_loss(probabilities: Tensor, start: Tensor) -> Tensor:
-    """How far class probabilities have moved: Kullback-Leibler divergence, mean over voxels.
-
-    Parameters
-    ----------
-    probabilities, start : Tensor
-        (N, K, Z, Y, X) in 0-1: now, and of the weights that training started from.
-    """
+    """How far class probabilities (N, K, Z, Y, X) moved from `start`: mean KL divergence."""
     tiny = 1e-6  # bfloat16 probabilities can be 0
     ratio = start.clamp_min(tiny).log() - probabilities.clamp_min(tiny).log()
     return (start * ratio).sum(1).mean()
@@ -251,8 +222,8 @@ def wnet_losses(
     """Both losses and their weighted sum, in float32 whatever the network's precision.
 
     Where the settings name a core class, the classes of cells count as one in the soft N-cut: cut
-    apart, core and rim would drift. With `start`, the class probabilities (N, K, Z, Y, X) of the
-    weights that training started from, the total holds a pull towards them (`hold_loss`).
+    apart, core and rim would drift. `start` are the class probabilities (N, K, Z, Y, X) of the
+    weights that training started from: the total holds a pull towards them.
     """
     with torch.autocast(image.device.type, enabled=False):
         probabilities = probabilities.float()

@@ -32,10 +32,10 @@ class Dropout(nn.Dropout):
 
 
 class Stage(nn.Module):
-    """(Convolution, ReLU, dropout, group norm) twice, then a 1x1x1 convolution if there is a head.
+    """(Convolution, ReLU, dropout, group norm) twice, then 1x1x1 to `head` channels if not 0.
 
     Where `paired`, a "convolution" is 3x3x3 in->in followed by 1x1x1 in->out (the middle stages),
-    otherwise a plain 3x3x3 in->out (the first and last stages). `head` counts output channels.
+    otherwise a plain 3x3x3 in->out (the first and last stages).
     """
 
     def __init__(
@@ -98,16 +98,12 @@ class UNet3D(nn.Module):
         self.conv_trans_out = nn.ConvTranspose3d(2 * c, c, 2, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:  # (N, in, Z, Y, X) -> (N, out, Z, Y, X)
-        """Apply the network; Z, Y and X must be multiples of 8."""
+        """Apply the network."""
         channels = self.in_b.module[0].in_channels
-        if x.ndim != 5 or x.shape[1] != channels:
+        if x.ndim != 5 or x.shape[1] != channels or any(n % DEPTH_FACTOR for n in x.shape[2:]):
             raise ValueError(
-                f"the network takes (N, {channels}, Z, Y, X), not a tensor of {tuple(x.shape)}"
-            )
-        if any(edge % DEPTH_FACTOR for edge in x.shape[2:]):
-            raise ValueError(
-                f"the network takes edges that are multiples of {DEPTH_FACTOR}, "
-                f"not {tuple(x.shape[2:])}; pad the volume first"
+                f"the network takes (N, {channels}, Z, Y, X) with Z, Y and X multiples of "
+                f"{DEPTH_FACTOR}, not {tuple(x.shape)}"
             )
         skip1 = self.in_b(x)  # c
         skip2 = self.conv1(functional.max_pool3d(skip1, 2))  # 2c, edges / 2
@@ -123,14 +119,7 @@ class WNet3D(nn.Module):
 
     After Xia & Kulis 2017 (arXiv:1711.08506) in the 3D form of CellSeg3D (Achard et al. 2024).
 
-    Parameters
-    ----------
-    n_classes : int
-        K, the number of classes.
-    base_channels : int
-        Channels of the first stage, a multiple of 4; 64 in the published network.
-    dropout : float
-        Share of activations switched off in training.
+    The first stage has `base_channels` channels, a multiple of 4; 64 in the published network.
 
     Examples
     --------
@@ -144,8 +133,6 @@ class WNet3D(nn.Module):
         self, n_classes: int = 2, *, base_channels: int = 64, dropout: float = 0.65
     ) -> None:
         super().__init__()
-        if base_channels < 1 or base_channels % NORM_GROUPS:
-            raise ValueError(f"base_channels={base_channels} must be a multiple of {NORM_GROUPS}")
         sizes = {"base_channels": base_channels, "dropout": dropout}
         self.encoder = UNet3D(1, n_classes, **sizes)
         self.decoder = UNet3D(n_classes, 1, **sizes)

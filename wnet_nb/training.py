@@ -18,7 +18,6 @@ import torch
 
 from wnet_nb import checkpoint
 from wnet_nb.config import DEPTH_FACTOR, Settings, names_with
-from wnet_nb.controls import Controls
 from wnet_nb.data import PatchSampler, Prepared, prepare, times
 from wnet_nb.device import (
     choose_device,
@@ -28,7 +27,7 @@ from wnet_nb.device import (
     peak_memory_mb,
 )
 from wnet_nb.errors import UserError
-from wnet_nb.events import EpochEnd, Event, Finished, Started, StepEnd
+from wnet_nb.events import Controls, EpochEnd, Event, Finished, Started, StepEnd
 from wnet_nb.inference import mean_dice
 from wnet_nb.learner import Learner, NotFiniteError
 

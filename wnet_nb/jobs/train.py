@@ -13,9 +13,8 @@ from pathlib import Path
 from wnet_nb import training
 from wnet_nb.checkpoint import STATES
 from wnet_nb.config import Settings
-from wnet_nb.controls import Controls
 from wnet_nb.errors import UserError
-from wnet_nb.events import Event, Finished, Started
+from wnet_nb.events import Controls, Event, Finished, Started
 from wnet_nb.figures import report
 from wnet_nb.jobs.models import find_weights, is_word
 from wnet_nb.jobs.run_folder import RunRecorder, check_same, lock_run, take_folder

@@ -1,11 +1,11 @@
-"""Tests of `wnet_nb.controls`: what may be asked, and that each request is given once."""
+"""Tests of the requests in `wnet_nb.events`: what may be asked, and that each is given once."""
 
 import threading
 
 import pytest
 
-from wnet_nb.controls import Controls
 from wnet_nb.errors import UserError
+from wnet_nb.events import Controls
 
 
 def test_live_change_of_another_option_is_refused_by_name():
