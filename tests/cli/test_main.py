@@ -167,6 +167,7 @@ def test_checking_an_empty_folder_ends_with_one(tmp_path, capsys):
         ("train IN --run IN", "is not empty"),
         ("train IN/a.tif --run RUN --set channel=1", "channel"),
         ("train IN/a.tif --run RUN --labels IN/notes.txt", "notes.txt"),
+        ("train IN --run RUN --preset quick --settings x.json", "exclude each other"),
         ("check nowhere", "does not exist"),
         ("segment nowhere IN", "there is no model"),
         ("segment IN IN", "not a run folder"),

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import re
 import signal
 import sys
 import threading
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,77 +17,48 @@ from tqdm import tqdm
 from wnet_nb.errors import UserError
 
 BAR = "{desc} {percentage:3.0f}% |{bar:24}| {n_fmt}/{total_fmt} {unit}, {remaining} left{postfix}"
+LINE = "{desc} {percentage:.0f} %: {n_fmt}/{total_fmt} {unit}, {remaining} left{postfix}"
 
 
-class Speaker:
-    """Says things to the user: results on stdout (none when quiet), all else on stderr."""
-
-    def __init__(self, *, quiet: bool = False) -> None:
-        self.quiet = quiet
-
-    def say(self, text: str = "") -> None:
-        """Print a line of the result."""
-        if not self.quiet:
-            tqdm.write(text, file=sys.stdout)
-
-    def remark(self, text: str) -> None:
-        """Print what the user should know but is no result."""
-        tqdm.write(text, file=sys.stderr)
-
-    def wrote(self, paths: Iterable[Path]) -> None:
-        """Print the files that were written."""
-        for path in paths:
-            self.say(f"  wrote {path}")
-
-    def bar(self, title: str, unit: str) -> Bar:
-        """Return progress with the time left: a bar, or lines where nobody watches a terminal."""
-        return Bar(title, unit) if sys.stderr.isatty() else Lines(title, unit)
+def say(text: str) -> None:
+    """Print a line of the result."""
+    tqdm.write(text, file=sys.stdout)
 
 
-class Bar:
-    """Progress on a terminal, redrawn in place."""
+def remark(text: str) -> None:
+    """Print what the user should know but is no result."""
+    tqdm.write(text, file=sys.stderr)
+
+
+def wrote(paths: Iterable[Path]) -> None:
+    """Print the files that were written."""
+    for path in paths:
+        say(f"  wrote {path}")
+
+
+class Progress:
+    """Progress with the time left: a bar on a terminal, elsewhere a line for every ten percent."""
 
     def __init__(self, title: str, unit: str) -> None:
-        self._bar = tqdm(desc=title, unit=unit, bar_format=BAR, mininterval=0.2, file=sys.stderr)
+        self._watched = sys.stderr.isatty()
+        form, file = (BAR, sys.stderr) if self._watched else (LINE, io.StringIO())
+        self._bar = tqdm(desc=title, unit=unit, unit_scale=unit == "B", bar_format=form, file=file)
+        self._tenths: int | None = None
+        self.close = self._bar.close
 
-    def show(self, done: int, total: int, note: str = "") -> None:
-        """Show how much is done; `total` is 0 while it is not known."""
-        if self._bar.total is None:
-            self._bar.initial = done  # what was done before this command says nothing of its speed
-            self._bar.n = done
-        self._bar.total = total or None
-        self._bar.set_postfix_str(note, refresh=False)
-        self._bar.update(done - self._bar.n)
-
-    def close(self) -> None:
-        """Leave the bar as it is."""
-        self._bar.close()
-
-
-class Lines:
-    """Progress in a file or pipe: one line for every ten percent."""
-
-    def __init__(self, title: str, unit: str) -> None:
-        self._title, self._unit = title, unit
-        self._first = self._began = self._tenths = None
-
-    def show(self, done: int, total: int, note: str = "") -> None:
-        """Print a line if another ten percent are done."""
-        tenths = 10 * done // total if total else 0
-        if self._first is None:  # what was done before says nothing of the speed
-            self._first, self._began = done, time.monotonic()
-            self._tenths = tenths if done < total else 0
-        if tenths <= self._tenths:
-            return
+    def show(self, done: int, total: int = 0, note: str = "") -> None:
+        """Show how much is done; `total` is 0 while it is not known, or as it was."""
+        bar = self._bar
+        bar.total = total or bar.total
+        tenths = 10 * done // bar.total if bar.total else 0
+        if self._tenths is None:  # what was done before says nothing of the speed
+            bar.initial = bar.n = bar.last_print_n = done
+            self._tenths = tenths if tenths < 10 else 0
+        bar.set_postfix_str(note, refresh=False)
+        bar.update(done - bar.n)
+        if tenths > self._tenths and not self._watched:
+            print(bar, file=sys.stderr, flush=True)
         self._tenths = tenths
-        seconds = time.monotonic() - self._began
-        left = seconds / max(1, done - self._first) * (total - done)
-        clock = tqdm.format_interval(left)
-        words = f"{self._title} {10 * tenths} %: {done}/{total} {self._unit}, {clock} left"
-        print(f"{words}, {note}" if note else words, file=sys.stderr, flush=True)
-
-    def close(self) -> None:
-        """Do nothing: the lines are there."""
 
 
 def explain(error: Exception) -> str | None:
@@ -111,12 +82,8 @@ def stop_between_events() -> Iterator[threading.Event]:
         stopped.set()
         print("\nstopping after this step", file=sys.stderr)
 
-    before = signal.getsignal(signal.SIGINT)
-    main_thread = threading.current_thread() is threading.main_thread()
-    if main_thread:
-        signal.signal(signal.SIGINT, wish)
+    before = signal.signal(signal.SIGINT, wish)
     try:
         yield stopped
     finally:
-        if main_thread:
-            signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,113 @@
+"""What the verbs show while they work: volumes, a training, a segmentation, scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from wnet_nb.cells.scores import DetectionScores, InstanceScores, format_table
+from wnet_nb.checkpoint import Checkpoint
+from wnet_nb.cli import terminal
+from wnet_nb.cli.terminal import remark, say, wrote
+from wnet_nb.events import EpochEnd, Event, Started, StepEnd
+from wnet_nb.files.result import Result
+from wnet_nb.jobs.evaluate import Evaluation
+from wnet_nb.jobs.segment import Progress, count_in_words, segment
+from wnet_nb.jobs.stacks import Stacks
+
+
+def show_stacks(stacks: Stacks) -> None:
+    """Print the volumes with what was found in them, and the files left aside with the reason."""
+    for stack, findings in zip(stacks, stacks.findings, strict=True):
+        say(stack.words)
+        for finding in findings:
+            say(f"  {finding.level}: {finding.text}")
+    for path, reason in stacks.skipped:
+        say(f"skipped {path.name}: {reason}")
+
+
+def show_event(event: Event, bar: terminal.Progress) -> None:
+    """Show what an event of a training brings, and how far it is."""
+    if isinstance(event, Started):
+        patch = "×".join(map(str, event.patch_shape))
+        say(
+            f"network of {event.parameters:,} weights, patches of {patch} voxels, {event.device}, "
+            f"{event.precision}"
+        )
+        if event.epochs_done:
+            say(f"going on after epoch {event.epochs_done} of {event.epochs}")
+        steps = event.steps_per_epoch
+        bar.show(event.epochs_done * steps, event.epochs * steps)
+    elif isinstance(event, StepEnd):
+        bar.show(event.step, note=f"epoch {event.epoch}, soft N-cut {event.soft_ncut:.3f}")
+    elif isinstance(event, EpochEnd) and event.validation_dice is not None:
+        say(f"epoch {event.epoch}: Dice {event.validation_dice:.3f} against the labels")
+    for text in getattr(event, "remarks", ()):
+        remark(text)
+
+
+def segment_and_show(
+    model: Checkpoint, stacks: Stacks, changes: Mapping[str, Any], out: str | None
+) -> tuple[list[Result], list[tuple[Path, str]]]:
+    """Segment volumes with a bar and a few lines for each; return results and failures."""
+    failed, bars = [], {}
+
+    def observe(progress: Progress) -> None:
+        if progress.number not in bars:
+            bars[progress.number] = terminal.Progress(f"segmenting {progress.name}", "tiles")
+        bar = bars[progress.number]
+        if progress.of_tiles:
+            bar.show(progress.tiles, progress.of_tiles)
+        if progress.result or progress.failed:
+            bar.close()
+        if progress.result:
+            _show_result(progress.result)
+        if progress.failed:
+            failed.append((stacks[progress.number - 1].source, progress.failed))
+            remark(f"'{progress.name}' was not segmented: {progress.failed}")
+
+    try:
+        return segment(model, stacks, out=out, observe=observe, **changes), failed
+    finally:
+        for bar in bars.values():
+            bar.close()
+
+
+def _show_result(result: Result) -> None:
+    facts, name = result.facts, result.folder.name
+    say(
+        f"{result.name}: {count_in_words(facts)}; typical radius {facts['cell_radius_um']:.3g} µm, "
+        f"{facts['seconds']:g} s"
+    )
+    for text in (f"taken as cells: {facts['reason']}", *facts["remarks"]):
+        say(f"  {text}")
+    if scores := result.scores:
+        found = [one for one in (scores["scores"], scores["baseline"]) if one]
+        rows = [row for one in found for row in one.get("rows", [one])]  # points have one F1
+        f1 = [row["f1"] for row in rows if row.get("threshold", 0.5) == 0.5]
+        which = "F1 at IoU 0.5" if "rows" in found[0] else "F1"
+        plain = f", {f1[1]:.3f} without the network" if facts["network_added"] else ""
+        say(f"  against '{scores['truth']}': {which} {f1[0]:.3f}{plain}")
+    if name != result.name:
+        say(f"  '{result.name}' was there before and is kept; this is '{name}'")
+    wrote(result.files)
+
+
+def show_scores(one: Evaluation) -> float:
+    """Print the scores of one volume, and those without the network; return its (mean) F1."""
+    say(f"{one.name}: '{one.prediction}' against '{one.truth}'")
+    if one.dice is not None:
+        say(f"Dice {one.dice:.3f}")
+    say(format_table(one.scores))
+    which, f1 = _f1(one.scores)
+    say(f"{which} {f1:.3f}")
+    if one.baseline is not None:
+        which, plain = _f1(one.baseline)
+        say(f"without the network: {one.baseline.n_predicted} cells, {which} {plain:.3f}")
+    return f1
+
+
+def _f1(scores: InstanceScores | DetectionScores) -> tuple[str, float]:
+    of_labels = isinstance(scores, InstanceScores)
+    return ("mean F1", scores.mean_f1) if of_labels else ("F1", scores.f1)
