@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from wnet_nb.errors import UserError
+from wnet_nb.files import archives
 from wnet_nb.files.archives import unpack
 
 
@@ -103,9 +104,10 @@ def test_headings_that_swell_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("pack", [zip_of, tar_of])
-def test_too_many_files_are_refused(pack, tmp_path):
+def test_too_many_files_are_refused(pack, tmp_path, monkeypatch):
+    monkeypatch.setattr(archives, "MOST_FILES", 10)
     many = pack(*((f"{n}", b"") for n in range(12)))
-    refused_archive(many, tmp_path, "more than 10 files", most_files=10)
+    refused_archive(many, tmp_path, "more than 10 files")
 
 
 @pytest.mark.parametrize("pack", [zip_of, tar_of])
@@ -209,7 +211,7 @@ def test_folders_made_by_the_usual_programs_come_out_as_they_went_in(tmp_path):
 
 def test_a_crash_while_unpacking_leaves_no_folder_under_the_name(tmp_path, monkeypatch):
     (tmp_path / "archive").write_bytes(zip_of(("a", b"1"), ("b", b"2")))
-    monkeypatch.setattr(zipfile.ZipFile, "extract", lambda *_: 1 / 0)
+    monkeypatch.setattr(shutil, "copyfileobj", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         unpack(tmp_path / "archive", tmp_path / "new")
     assert everything_below(tmp_path) == ["archive"]

@@ -137,6 +137,19 @@ def test_a_volume_beside_a_thumbnail_is_read(tmp_path):
     volume = read_volume(tmp_path / "a.tif")
     np.testing.assert_array_equal(volume.array, stack)
     assert volume.voxel_size_um[2] == 0.5
+    assert "'a.tif' also holds 2D images of another size (3×3), left aside" in volume.remarks
+
+
+@pytest.mark.parametrize("first", [(5, 7), (3, 3)])
+def test_a_first_page_of_another_size_is_named(tmp_path, first):
+    with tifffile.TiffWriter(tmp_path / "a.tif") as writer:
+        writer.write(counting(first), metadata=None)
+        for plane in STACK:
+            writer.write(plane, contiguous=False, metadata=None)
+    volume = read_volume(tmp_path / "a.tif")
+    np.testing.assert_array_equal(volume.array, STACK)
+    (remark,) = [one for one in volume.remarks if "another size" in one]
+    assert f"({first[0]}×{first[1]})" in remark
 
 
 def write_imagej(path, resolution=(4, 2), **metadata):

@@ -51,7 +51,9 @@ def test_the_table_of_all_cells_keeps_its_name(tmp_path):
     assert make(tmp_path, "cells.csv").folder.name == "cells.csv-2"
 
 
-def test_a_killed_process_leaves_nothing_under_a_final_name(tmp_path):
+@pytest.fixture
+def writer(tmp_path):
+    """A process that writes a result and waits in the middle of it."""
     code = (
         "import sys, time\nfrom wnet_nb.files.result import Result\n"
         f"with Result.write_new({str(tmp_path)!r}, 'a') as one:\n"
@@ -59,12 +61,53 @@ def test_a_killed_process_leaves_nothing_under_a_final_name(tmp_path):
     )
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "there\n"
-    os.kill(process.pid, signal.SIGKILL)
+    yield process
+    process.kill()
     process.wait()
     process.stdout.close()
+
+
+def test_a_killed_process_leaves_nothing_under_a_final_name(tmp_path, writer):
+    os.kill(writer.pid, signal.SIGKILL)
+    writer.wait()
     assert [path.name for path in tmp_path.glob("[!.]*")] == []
     assert Result.find_all(tmp_path.parent) == []
     assert make(tmp_path).folder == tmp_path / "a"
+
+
+def test_what_a_killed_process_left_is_cleared_away_by_the_next_one(tmp_path, writer):
+    (left,) = tmp_path.glob(".a-*.part")
+    os.kill(writer.pid, signal.SIGKILL)
+    writer.wait()
+    assert (left / "result.json").exists()
+    make(tmp_path, "b")
+    assert [path.name for path in tmp_path.iterdir()] == ["b"]
+
+
+def test_the_folder_of_a_living_writer_and_those_of_users_stay(tmp_path, writer):
+    (tmp_path / ".mine.part").mkdir()
+    (tmp_path / ".mine.part" / "notes.txt").write_text("mine")
+    (tmp_path / ".file.part").write_text("mine")
+    (left,) = tmp_path.glob(".a-*.part")
+    with Result.write_new(tmp_path, "c") as one:  # in this process, too
+        one.write_facts(FACTS)
+        make(tmp_path, "b")
+        assert (one.folder / "result.json").exists()
+    assert (left / "result.json").exists()
+    assert (tmp_path / ".mine.part" / "notes.txt").exists() and (tmp_path / ".file.part").exists()
+
+
+def test_where_nothing_can_be_locked_results_are_written_and_nothing_is_cleared_away(
+    tmp_path, monkeypatch
+):
+    def refuse(*arguments, **options):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr("wnet_nb.files.result.FileLock.acquire", refuse)
+    (tmp_path / ".a-12345678.part").mkdir()
+    (tmp_path / ".a-12345678.lock").touch()
+    assert make(tmp_path).folder == tmp_path / "a"
+    assert (tmp_path / ".a-12345678.part").exists()
 
 
 def test_all_results_of_a_run_come_with_the_newest_last(tmp_path):

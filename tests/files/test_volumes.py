@@ -179,7 +179,7 @@ def test_a_folder_without_slices_and_a_file_are_refused(tmp_path):
     with pytest.raises(UserError, match="holds 0 TIFF files"):
         read_slices(tmp_path)
     tifffile.imwrite(tmp_path / "a.tif", counting((5, 6)))
-    with pytest.raises(UserError, match="is not a folder"):
+    with pytest.raises(UserError, match="give a folder that holds the slices"):
         read_slices(tmp_path / "a.tif")
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from wnet_nb.checkpoint import STATES
 from wnet_nb.errors import UserError
 from wnet_nb.files.archives import unpack
-from wnet_nb.files.download import HEAD, Progress, download, kind_of
+from wnet_nb.files.download import Progress, download, kind_of
 from wnet_nb.whole_file import new_file, sha256, write_whole
 
 TIFFS = (".tif", ".tiff")
@@ -58,9 +58,7 @@ def fetch_volumes(link: str, folder: Path, progress: Progress) -> Path:
         with tempfile.TemporaryDirectory(dir=folder, prefix=".link-") as scratch:
             received = Path(scratch) / "stacks" / "download"
             download(link, received, kinds=("tiff", "zip", "gzip", "tar"), progress=progress)
-            with received.open("rb") as file:
-                is_tiff = kind_of(file.read(HEAD)) == "tiff"
-            if is_tiff:
+            if kind_of(received) == "tiff":
                 received.rename(received.with_name("volume.tif")).parent.rename(target)
             else:
                 unpack(received, target)

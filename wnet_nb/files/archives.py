@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import shutil
 import stat
 import tarfile
 import tempfile
@@ -15,19 +16,13 @@ from pathlib import Path, PureWindowsPath
 from typing import IO
 
 from wnet_nb.errors import UserError
-from wnet_nb.files.download import CHUNK, HEAD, LARGEST_BYTES, kind_of
+from wnet_nb.files.download import CHUNK, LARGEST_BYTES, kind_of
 
 MOST_FILES = 10_000
 DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError)
 
 
-def unpack(
-    archive: Path,
-    folder: Path,
-    *,
-    largest_bytes: int = LARGEST_BYTES,
-    most_files: int = MOST_FILES,
-) -> list[Path]:
+def unpack(archive: Path, folder: Path, *, largest_bytes: int = LARGEST_BYTES) -> list[Path]:
     """Unpack a zip, tar or tar.gz (its content decides) into a new folder; return its files.
 
     The folder appears when everything is in it; what macOS adds is left aside. UserError if the
@@ -42,18 +37,21 @@ def unpack(
         inside.mkdir()
         names, spellings, size = [], {}, 0
         try:
-            for number, (name, kind, n_bytes, extract) in enumerate(_members(archive)):
+            for number, (name, kind, n_bytes, read) in enumerate(_members(archive)):
                 path = PureWindowsPath(name)  # takes / and \ alike, and knows C:
                 size += n_bytes
                 if size > largest_bytes:
                     raise UserError(f"{what} unpacks to more than {largest_bytes} bytes")
-                if number >= most_files:
-                    raise UserError(f"{what} holds more than {most_files} files")
+                if number >= MOST_FILES:
+                    raise UserError(f"{what} holds more than {MOST_FILES} files")
                 if "__MACOSX" in path.parts or path.name.startswith("._"):
                     continue
                 _check_member(what, path, kind, spellings)
                 if kind == "file":
-                    extract(path.as_posix(), inside)
+                    target = inside / path.as_posix()
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    with read() as source, target.open("xb") as file:
+                        shutil.copyfileobj(source, file)
                     names.append(path.as_posix())
         except UserError:
             raise
@@ -89,38 +87,28 @@ def _check_member(what: str, path: PureWindowsPath, kind: str, spellings: dict[s
         spellings[key] = spelling
 
 
-def _members(archive: Path) -> Iterator[tuple[str, str, int, Callable[[str, Path], object]]]:
-    """Yield name, kind (file, folder or other), size, and what extracts it by name to a folder."""
+def _members(archive: Path) -> Iterator[tuple[str, str, int, Callable[[], IO[bytes]]]]:
+    """Yield name, kind (file, folder or other), size, and what opens it to be read."""
+    packing = kind_of(archive)
     with archive.open("rb") as file:
-        kind = kind_of(file.read(HEAD))
-        file.seek(0)
-        if kind == "zip":
+        if packing == "zip":
             with zipfile.ZipFile(file) as packed:
                 for info in packed.infolist():
                     form = stat.S_IFMT(info.external_attr >> 16)
                     kind = "file" if form in (0, stat.S_IFREG) else "other"
                     kind = "folder" if info.is_dir() else kind
-                    yield info.filename, kind, info.file_size, partial(_from_zip, packed, info)
-        elif kind in ("gzip", "tar"):
-            stream = _InPieces(gzip.open(file) if kind == "gzip" else file)
+                    yield info.filename, kind, info.file_size, partial(packed.open, info)
+        elif packing in ("gzip", "tar"):
+            stream = _InPieces(gzip.open(file) if packing == "gzip" else file)
             with tarfile.open(fileobj=stream, mode="r:") as packed:
                 for info in packed:
                     plain = info.type in (tarfile.REGTYPE, tarfile.AREGTYPE)
                     kind = "file" if plain else "folder" if info.isdir() else "other"
-                    yield info.name, kind, info.size, partial(_from_tar, packed, info)
+                    yield info.name, kind, info.size, partial(packed.extractfile, info)
             while stream.read(CHUNK):  # to the end, where gzip keeps its checksum
                 pass
         else:
             raise UserError(f"'{archive.name}' is no zip, tar or tar.gz")
-
-
-def _from_zip(packed: zipfile.ZipFile, info: zipfile.ZipInfo, name: str, folder: Path) -> None:
-    info.filename = name  # the one that was checked
-    packed.extract(info, folder)
-
-
-def _from_tar(packed: tarfile.TarFile, info: tarfile.TarInfo, name: str, folder: Path) -> None:
-    packed.extract(info.replace(name=name, deep=False), folder, filter="data")
 
 
 class _InPieces:
@@ -130,7 +118,6 @@ class _InPieces:
         self.stream, self.seek, self.tell = stream, stream.seek, stream.tell
 
     def read(self, size: int = -1) -> bytes:
-        """Return up to `size` bytes."""
         if not 0 <= size <= CHUNK:
             raise UserError("a heading in the archive is larger than any honest one; not unpacked")
         return self.stream.read(size)

@@ -22,7 +22,6 @@ UM_PER_UNIT = {
     **{"meter": 1e6, "millimeter": 1e3, "micrometer": 1.0, "micron": 1.0, "nanometer": 1e-3},
     **{"angstrom": 1e-4, "inch": 25400.0},
 }
-NOUNS = {"C": ("channel", "channel"), "T": ("time", "time point")}  # option, and what it chooses
 
 
 def select_volume(
@@ -33,35 +32,24 @@ def select_volume(
     Given for each axis (a letter of `axes`) is the position to take, or slice(None) for z, y and
     x, and then the letters Z, Y, X in the order in which they remain. UserError for no z, an
     axis without a known meaning, or a missing or impossible choice.
-
-    Examples
-    --------
-    >>> select_volume("a.tif", "ZCYX", (9, 2, 40, 50), channel=1, time=None)
-    ((slice(None, None, None), 1, slice(None, None, None), slice(None, None, None)), 'ZYX')
     """
     axes = _name_axes(name, axes, shape)
-    choices = {"C": channel, "T": time}
-    for axis in choices.keys() - set(axes):
-        _choose(name, axis, 1, choices[axis])
-    index = []
-    for axis, size in zip(axes, shape, strict=True):
-        if axis in "ZYX":
-            index.append(slice(None))
-        else:
-            index.append(_choose(name, axis, size, choices[axis]) if axis in choices else 0)
-    return tuple(index), "".join(axis for axis in axes if axis in "ZYX")
+    sizes = dict(zip(axes, shape, strict=True))
+    places = {
+        "_": 0,
+        "C": _choose(name, "channel", "channel", sizes.get("C", 1), channel),
+        "T": _choose(name, "time", "time point", sizes.get("T", 1), time),
+    }
+    index = tuple(places.get(axis, slice(None)) for axis in axes)
+    return index, "".join(axis for axis in axes if axis in "ZYX")
 
 
 def _name_axes(name: str, axes: str, shape: tuple[int, ...]) -> str:
-    """Give the axes with z named, or say why this is no volume.
-
-    A single unnamed axis (tifffile's Q or I) is z. Axes of length 1 carry no information and
-    become "_", apart from Y, X, C and T.
-    """
+    """Give the axes with z named, and "_" for those of length 1, or say why this is no volume."""
     sizes = list(zip(axes, shape, strict=True))
-    axes = "".join(axis if size > 1 or axis in "YXCT" else "_" for axis, size in sizes)
-    several = [axis for axis, size in sizes if size > 1 and axis not in "YX"]
-    if several in (["Q"], ["I"]):
+    axes = "".join(axis if size > 1 or axis in "YX" else "_" for axis, size in sizes)
+    several = [axis for axis in axes if axis not in "_YX"]
+    if several in (["Q"], ["I"]):  # a single unnamed axis is z
         return axes.replace(several[0], "Z")
     if not several:
         raise UserError(
@@ -75,7 +63,8 @@ def _name_axes(name: str, axes: str, shape: tuple[int, ...]) -> str:
             "Fiji with the right order (Image > Hyperstacks > Stack to Hyperstack)"
         )
     if "Z" not in several:
-        stated = [f"{size} {NOUNS[axis][1]}s" for axis, size in sizes if axis in several]
+        nouns = {"C": "channels", "T": "time points"}
+        stated = [f"{size} {nouns[axis]}" for axis, size in sizes if axis in several]
         raise UserError(
             f"'{name}' has {' and '.join(stated)} but no z: 2D images, not a volume; if they are z "
             "slices, set Slices (z) to their number and the rest to 1 in Fiji (Image > Properties) "
@@ -84,9 +73,8 @@ def _name_axes(name: str, axes: str, shape: tuple[int, ...]) -> str:
     return axes
 
 
-def _choose(name: str, axis: str, size: int, choice: int | None) -> int:
-    """Give the position to take on the axis C or T, from 0."""
-    option, noun = NOUNS[axis]
+def _choose(name: str, option: str, noun: str, size: int, choice: int | None) -> int:
+    """Give the position to take on an axis, from 0."""
     has = f"{size} {noun}" + "s" * (size > 1)
     if choice is None and size > 1:
         raise UserError(
@@ -109,30 +97,20 @@ def stated_voxel_size(tif: TiffFile, image: TiffPageSeries) -> tuple[Sizes, str]
     used: it is a print resolution (72 dpi) as a rule.
     """
     if tif.is_ome:
-        return _ome_voxel_size(tif.ome_metadata or "", tif.series.index(image)), ""
-    if tif.is_imagej:
-        return _imagej_voxel_size(tif)
-    return (None, None, None), ""
-
-
-def _ome_voxel_size(xml: str, place: int) -> Sizes:
-    """Read PhysicalSizeZ, Y, X of one image; the unit is µm where none is stated (OME schema)."""
-    images = [one for one in ElementTree.fromstring(xml).iter() if one.tag.endswith("}Pixels")]
-    stated = images[min(place, len(images) - 1)].attrib if images else {}
-    names = [f"PhysicalSize{axis}" for axis in "ZYX"]
-    return tuple(_to_um(stated.get(name), stated.get(f"{name}Unit", "um")) for name in names)
-
-
-def _imagej_voxel_size(tif: TiffFile) -> tuple[Sizes, str]:
-    """Read spacing, unit (yunit, zunit where they differ) and the resolution tags of ImageJ."""
+        root = ElementTree.fromstring(tif.ome_metadata or "")
+        images = [one.attrib for one in root.iter() if one.tag.endswith("}Pixels")]
+        stated = images[min(tif.series.index(image), len(images) - 1)] if images else {}
+        names = [f"PhysicalSize{axis}" for axis in "ZYX"]
+        return tuple(_to_um(stated.get(n), stated.get(f"{n}Unit", "um")) for n in names), ""
+    if not tif.is_imagej:
+        return (None, None, None), ""
     stated, tags = tif.imagej_metadata or {}, tif.pages.first.tags
-    unit = stated.get("unit", "")
-    x = _to_um(_inverse(tags.valueof(282)), unit)
-    y = _to_um(_inverse(tags.valueof(283)), stated.get("yunit", unit))
-    # ImageJ leaves out a spacing of 1 and ignores its sign when it reads one.
-    spacing = stated.get("spacing", 1)
+    spacing = stated.get("spacing", 1)  # ImageJ leaves out a spacing of 1, and ignores its sign
     spacing = abs(spacing) if isinstance(spacing, int | float) else None
+    unit = stated.get("unit", "")
     z = _to_um(spacing, stated.get("zunit", unit))
+    y = _to_um(_inverse(tags.valueof(283)), stated.get("yunit", unit))
+    x = _to_um(_inverse(tags.valueof(282)), unit)
     if z is None or "spacing" in stated:
         return (z, y, x), ""
     return (z, y, x), f"no slice spacing in '{tif.filename}': {z:g} µm is taken, as Fiji does"

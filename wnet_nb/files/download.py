@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO
-from urllib.parse import urljoin
+from urllib.parse import urljoin, urlsplit
 
 from wnet_nb.errors import UserError
 from wnet_nb.whole_file import new_file, sha256
@@ -20,21 +20,19 @@ LARGEST_BYTES = 20 * 2**30
 TIMEOUT_SECONDS = 30
 WAITS_SECONDS = (1, 5)  # before the second and the third attempt
 CHUNK = 2**20
-HEAD = 512  # bytes that show what a file is
 KINDS = {
     "zip": (b"PK\x03\x04",),
     "gzip": (b"\x1f\x8b",),
     "tiff": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
 }
-# Plain http could be changed on its way, but for what never leaves this computer.
-SAFE_ADDRESS = r"https://|http://(127\.0\.0\.1|localhost|\[::1\])[:/]"
-DRIVE_ADDRESS = r"https?://(drive|docs)\.google\.com/"
 
 Progress = Callable[[int, int], None]  # bytes received, and in all or 0 if unknown
 
 
-def kind_of(head: bytes) -> str:
-    """Return what the first bytes of a file say it is, a key of `KINDS`, tar, web page or ""."""
+def kind_of(path: Path) -> str:
+    """Return what the first bytes of a file say it is: a key of `KINDS`, tar, web page or ""."""
+    with path.open("rb") as file:
+        head = file.read(512)
     for kind, beginnings in KINDS.items():
         if head.startswith(beginnings):
             return kind
@@ -71,9 +69,19 @@ def download(
     drive_id = _drive_id(source)
     with new_file(target) as part:
         with part.open("wb") as out:
-            received = _Received(out, source, kinds, largest_bytes, progress)
+            received = _Received(out, source, largest_bytes, progress)
             _with_retries(_from_drive if drive_id else _from_web, drive_id or source, received)
-            received.finish()
+        kind = kind_of(part)
+        if not received.size:
+            raise UserError(f"{source} sent an empty file; try again later")
+        if kind == "web page":
+            raise UserError(
+                f"{source} sent a web page in place of the file: it may not be shared with anyone "
+                "who has the link, or too many people fetched it today; open it in a browser, or "
+                "try again tomorrow"
+            )
+        if kinds and kind not in kinds:
+            raise UserError(f"{source} sent something else than {' or '.join(kinds)}; check it")
         if expected and sha256(part) != expected.lower():
             raise UserError(
                 f"what {source} sent is not the expected file (its SHA-256 is {sha256(part)}); "
@@ -83,21 +91,14 @@ def download(
 
 
 class _Received:
-    """The file that is being received; it refuses what is too long or of the wrong kind."""
+    """What has come of a file; it refuses what is too long. gdown takes it for a file."""
 
-    def __init__(self, out: IO[bytes], source, kinds, largest_bytes, progress) -> None:
-        self.out, self.source, self.kinds = out, source, kinds
-        self.largest, self.progress = largest_bytes, progress
+    def __init__(self, out: IO[bytes], source: str, largest: int, progress: Progress | None):
+        self.out, self.source, self.largest, self.progress = out, source, largest, progress
         self.version = ""  # what the server calls this version of the file
         self.size = self.promised = 0
-        self.head = b""
 
     def write(self, chunk: bytes) -> int:
-        """Take the next part; gdown takes this object for a file."""
-        if self.size < HEAD:
-            self.head += chunk[: HEAD - self.size]
-            if len(self.head) == HEAD:
-                self._check_kind()
         self.size += len(chunk)
         if max(self.size, self.promised) > self.largest:
             raise UserError(f"{self.source} sends more than {self.largest} bytes; it was not kept")
@@ -107,32 +108,12 @@ class _Received:
         return len(chunk)
 
     def flush(self) -> None:
-        """Do nothing; gdown may ask for it."""
+        pass
 
     def start_again(self) -> None:
-        """Forget what came so far."""
         self.out.seek(0)
         self.out.truncate()
-        self.size, self.head = 0, b""
-
-    def finish(self) -> None:
-        """Refuse a file that is empty, or too short to have shown its kind on the way."""
-        if not self.size:
-            raise UserError(f"{self.source} sent an empty file; try again later")
-        self._check_kind()
-
-    def _check_kind(self) -> None:
-        kind = kind_of(self.head)
-        if kind == "web page":
-            raise UserError(
-                f"{self.source} sent a web page in place of the file: it may not be shared with "
-                "anyone who has the link, or too many people fetched it today; open it in a "
-                "browser, or try again tomorrow"
-            )
-        if self.kinds and kind not in self.kinds:
-            raise UserError(
-                f"{self.source} sent something else than {' or '.join(self.kinds)}; check the link"
-            )
+        self.size = 0
 
 
 def _with_retries(fetch: Callable, place: str, received: _Received) -> None:
@@ -164,9 +145,9 @@ def _from_web(address: str, received: _Received) -> None:
         answer.raise_for_status()
         if not goes_on or answer.status_code != 206:  # the whole file, whatever was asked for
             received.start_again()
-        received.version = answer.headers.get("ETag") or answer.headers.get("Last-Modified") or ""
-        if received.version.startswith("W/"):  # says that it is alike, not that it is the same
-            received.version = ""
+        version = answer.headers.get("ETag") or answer.headers.get("Last-Modified") or ""
+        # W/ says that it is alike, not that it is the same.
+        received.version = "" if version.startswith("W/") else version
         length = int(answer.headers.get("Content-Length") or 0)
         received.promised = received.size + length if length else 0
         for chunk in answer.iter_content(CHUNK):
@@ -186,14 +167,17 @@ def _check_redirect(answer, **_: object) -> None:
 
 
 def _check_address(address: str) -> None:
-    if not re.match(SAFE_ADDRESS, address):
+    """Refuse plain http, which could be changed on its way, unless it stays on this computer."""
+    parts = urlsplit(address)
+    here = parts.scheme == "http" and parts.hostname in ("127.0.0.1", "localhost", "::1")
+    if parts.scheme != "https" and not here:
         raise UserError(f"'{address}' is neither an https address nor a Drive link")
 
 
 def _drive_id(source: str) -> str | None:
     if re.fullmatch(r"[-\w]{25,}", source):
         return source
-    if not re.match(DRIVE_ADDRESS, source):
+    if not re.match(r"https?://(drive|docs)\.google\.com/", source):
         return None
     if "/folders/" in source:
         raise UserError(
@@ -226,5 +210,4 @@ def _from_drive(drive_id: str, received: _Received) -> None:
 
 
 def _reason(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:200] if lines else type(error).__name__
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -38,7 +38,15 @@ def fetch_published(
         (folder / PUBLISHED_FILE).unlink(missing_ok=True)
 
     def receive(address: str, output_file: str, _: object) -> None:
-        _receive(address, Path(output_file), progress)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as scratch:
+            archive = Path(scratch) / "archive.tar.gz"
+            download(url, archive, kinds=("gzip",), largest_bytes=LARGEST_BYTES, progress=progress)
+            files = unpack(archive, Path(scratch) / "content", largest_bytes=LARGEST_BYTES)
+            found = [file for file in files if file.name == PUBLISHED_FILE]
+            if len(found) != 1:
+                raise UserError(f"the archive holds no {PUBLISHED_FILE}, or more than one")
+            load_cellseg3d_weights(found[0])
+            found[0].replace(output_file)
 
     pooch.get_logger().setLevel("WARNING")
     try:
@@ -52,16 +60,3 @@ def fetch_published(
         text = sha256(path)
         write_whole(record, lambda part: part.write_text(text, encoding="ascii"))
     return path
-
-
-def _receive(url: str, weights: Path, progress: Progress | None) -> None:
-    """Fetch the archive, take the weights out of it, and make sure that they are such."""
-    with tempfile.TemporaryDirectory(dir=weights.parent, prefix=".download-") as scratch:
-        archive = Path(scratch) / "archive.tar.gz"
-        download(url, archive, kinds=("gzip",), largest_bytes=LARGEST_BYTES, progress=progress)
-        files = unpack(archive, Path(scratch) / "content", largest_bytes=LARGEST_BYTES)
-        found = [file for file in files if file.name == PUBLISHED_FILE]
-        if len(found) != 1:
-            raise UserError(f"the archive holds no {PUBLISHED_FILE}, or more than one")
-        load_cellseg3d_weights(found[0])
-        found[0].replace(weights)

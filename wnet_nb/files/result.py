@@ -5,21 +5,23 @@ It appears under its name when everything is in it, and never replaces an older 
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import math
-import tempfile
+import shutil
+import uuid
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 
 from wnet_nb.errors import UserError
-from wnet_nb.files.run_files import ALL_CELLS, ALL_VOLUMES, PREDICTIONS
+from wnet_nb.files.run_files import ALL_CELLS, ALL_VOLUMES, PREDICTIONS, read_json
 from wnet_nb.files.tables import read_table, to_number, write_table
 from wnet_nb.files.volumes import read_volume
 from wnet_nb.files.writing import write_labels, write_volume
@@ -64,27 +66,35 @@ class Result:
         return [one for _, one in sorted(found, key=lambda pair: pair[0])]
 
     @classmethod
-    @contextmanager
+    @contextlib.contextmanager
     def write_new(cls, parent: str | Path, name: str) -> Iterator[Result]:
         """Yield a result in a hidden folder, to be filled; it gets a free name when all went well.
 
         `parent`, the folder of results, is made if needed. `name` is the volume's; where a result
-        has it already, the new one becomes NAME-2, NAME-3.
+        has it already, the new one becomes NAME-2, NAME-3. What a writer that was killed has left
+        behind is cleared away.
         """
         parent, name = Path(parent), name.lstrip(".") or "volume"  # never hidden, never a parent
         parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=parent, prefix=f".{name}-", suffix=".part") as scratch:
-            result = cls(Path(scratch) / "result")
-            result.folder.mkdir()
+        _clear_away_dead(parent)
+        part = parent / f".{name}-{uuid.uuid4().hex[:8]}.part"
+        lock = _lock_of(part)
+        with contextlib.suppress(OSError, NotImplementedError):  # a file system without locks
+            lock.acquire(timeout=0)
+        result = cls(part)
+        try:
+            part.mkdir()
             yield result
-            result.folder = _move_to_free_name(result.folder, parent, name)
+            result.folder = _move_to_free_name(part, parent, name)
+        finally:
+            _take_away(part, lock)
 
     # ------------------------------------------------------------------ reading
 
     @cached_property
     def facts(self) -> dict[str, Any]:
         """The content of result.json: counts, cell radius, classes and why, settings."""
-        return _read_json(self.folder / FACTS, needed=("name", "made", "count"))
+        return read_json(self.folder / FACTS, ("name", "made", "count"), "segment the volume again")
 
     @property
     def name(self) -> str:
@@ -127,25 +137,28 @@ class Result:
     def scores(self) -> dict[str, Any] | None:
         """The content of scores.json, where there was a truth to compare with."""
         file = self.folder / SCORES
-        return _read_json(file, needed=("scores", "truth")) if file.exists() else None
+        return read_json(file, ("scores", "truth"), "score it again") if file.exists() else None
 
     def cells(self) -> list[dict[str, Any]]:
         """Return the rows of cells.csv: numbers as float, yes and no as bool, nothing as NaN.
 
         UserError if the file is missing, or a cell holds something else; says where.
         """
-        path = self.folder / CELLS
-        return [_values(row, f"line {line} of '{path}'") for line, row in self._table()]
+        said = {"yes": True, "no": False, "": math.nan}
+        rows = []
+        for where, cells in self._table():
+            rows.append({})
+            for name, text in cells.items():
+                known = text in said
+                rows[-1][name] = said[text] if known else to_number(text, f"'{name}' in {where}")
+        return rows
 
     def cells_as_text(self) -> list[dict[str, str]]:
         """Return the rows of cells.csv as they are written, with decimal points."""
         return [{k: text.replace(",", ".") for k, text in row.items()} for _, row in self._table()]
 
-    def _table(self) -> list[tuple[int, dict[str, str]]]:
-        names, rows = read_table(self.folder / CELLS)
-        if "label" not in names:
-            raise UserError(f"'{self.folder / CELLS}' has no column 'label'; segment again")
-        return rows
+    def _table(self) -> list[tuple[str, dict[str, str]]]:
+        return read_table(self.folder / CELLS, ("label",))[1]
 
     # ------------------------------------------------------------------ writing
 
@@ -185,6 +198,30 @@ class Result:
             write_whole(self.scores_picture, lambda part: part.write_bytes(png))
 
 
+def _lock_of(part: Path) -> FileLock:
+    """Return the lock of a hidden folder: taken before it is made, and kept until it is gone.
+
+    So whoever gets it knows that the writer is dead: the system frees a lock then.
+    """
+    return FileLock(part.with_suffix(".lock"), thread_local=False)
+
+
+def _clear_away_dead(parent: Path) -> None:
+    """Take away what killed writers left; never a living one's, nor a folder without a lock."""
+    for part in parent.glob(".*.part"):
+        lock = _lock_of(part)
+        if Path(lock.lock_file).exists():
+            with contextlib.suppress(OSError, NotImplementedError):  # as a rule: it is held
+                lock.acquire(timeout=0)
+                _take_away(part, lock)
+
+
+def _take_away(part: Path, lock: FileLock) -> None:
+    shutil.rmtree(part, ignore_errors=True)
+    lock.release()
+    Path(lock.lock_file).unlink(missing_ok=True)
+
+
 def _move_to_free_name(folder: Path, parent: Path, name: str) -> Path:
     for number in itertools.count(1):
         final = parent / (name if number == 1 else f"{name}-{number}")
@@ -200,22 +237,3 @@ def _move_to_free_name(folder: Path, parent: Path, name: str) -> Path:
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     words = json.dumps(content, indent=2, ensure_ascii=False)
     write_whole(path, lambda part: part.write_text(words, encoding="utf-8"))
-
-
-def _read_json(path: Path, needed: Sequence[str]) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"'{path}' cannot be read ({error}); segment the volume again") from None
-    missing = [name for name in needed if not isinstance(content, dict) or name not in content]
-    if missing:
-        raise UserError(f"'{path}' lacks '{missing[0]}'; segment the volume again")
-    return content
-
-
-def _values(row: Mapping[str, str], where: str) -> dict[str, Any]:
-    said = {"yes": True, "no": False, "": math.nan}
-    return {
-        name: said[text] if text in said else to_number(text, f"'{name}' in {where}")
-        for name, text in row.items()
-    }

@@ -1,7 +1,6 @@
 """Tables as CSV: written plainly, and read also as spreadsheet programs save them again."""
 
 import csv
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,8 +10,8 @@ from wnet_nb.errors import UserError
 from wnet_nb.whole_file import new_file
 
 
-def write_table(path: str | Path, columns: Mapping[str, Sequence[object]]) -> Path:
-    """Write a new file and return its path: comma, decimal point, UTF-8, one line of headings.
+def write_table(path: str | Path, columns: Mapping[str, Sequence[object]]) -> None:
+    """Write a new file: comma, decimal point, UTF-8, one line of headings.
 
     `columns` are heading to values, all of one length; None and NaN become empty cells. UserError
     if the file exists.
@@ -23,14 +22,15 @@ def write_table(path: str | Path, columns: Mapping[str, Sequence[object]]) -> Pa
         for row in zip(*columns.values(), strict=True):
             # NaN is the one value that differs from itself; str() of numpy scalars is short.
             writer.writerow("" if cell is None or cell != cell else str(cell) for cell in row)
-    return Path(path)
 
 
-def read_table(path: str | Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
-    """Return the headings, and number and cells (heading to text) of every line that is not empty.
+def read_table(
+    path: str | Path, needed: Sequence[str] = ()
+) -> tuple[list[str], list[tuple[str, dict[str, str]]]]:
+    """Return the headings, and for every line that is not empty its place in words and its cells.
 
-    Between cells may be commas, semicolons or tabs. UserError if the file cannot be read, or a line
-    has fewer cells than there are headings.
+    Between cells may be commas, semicolons or tabs; cells are heading to text. UserError if the
+    file cannot be read, a heading that is needed is not there, or a line has too few cells.
     """
     path = Path(path)
     try:
@@ -38,13 +38,19 @@ def read_table(path: str | Path) -> tuple[list[str], list[tuple[int, dict[str, s
         rows = list(csv.reader(lines, delimiter=max(",;\t", key=lines[0].count) if lines else ","))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"'{path}' cannot be read as a table ({error}); give a CSV file") from error
-    rows = [[cell.strip() for cell in row] for row in rows]
-    names, found = rows[0] if rows else [], []
+    rows = [[cell.strip() for cell in row] for row in rows] or [[]]
+    names, found = rows[0], []
+    for name in needed:
+        if name not in names:
+            raise UserError(
+                f"'{path}' has no column '{name}' (its headings: {', '.join(names)[:80]})"
+            )
     for number, row in enumerate(rows[1:], start=2):
+        where = f"line {number} of '{path}'"
         if len(row) < len(names) and any(row):
-            raise UserError(f"line {number} of '{path}' is cut short; correct or remove it")
+            raise UserError(f"{where} is cut short; correct or remove it")
         if any(row):
-            found.append((number, dict(zip(names, row, strict=False))))
+            found.append((where, dict(zip(names, row, strict=False))))
     return names, found
 
 
@@ -62,20 +68,17 @@ def read_points(path: str | Path) -> np.ndarray:
     Columns z, y and x may have any order and case, or be napari's axis-0, axis-1 and axis-2; others
     are left aside. UserError if they are missing, or a cell is not a finite number.
     """
-    path = Path(path)
     headings, rows = read_table(path)
     names = {heading.lower(): heading for heading in headings}
     wanted = ["z", "y", "x"] if {"z", "y", "x"} <= names.keys() else ["axis-0", "axis-1", "axis-2"]
     if not set(wanted) <= names.keys():
         raise UserError(
-            f"'{path.name}' has no columns z, y and x (its headings: {', '.join(headings)[:80]}); "
+            f"'{path}' has no columns z, y and x (its headings: {', '.join(headings)[:80]}); "
             "name them so"
         )
     points = np.empty((len(rows), 3))
-    for point, (number, row) in zip(points, rows, strict=True):
-        for axis, name in enumerate(wanted):
-            where = f"{name} in line {number} of '{path.name}'"
-            point[axis] = to_number(row[names[name]], where)
-            if not math.isfinite(point[axis]):
-                raise UserError(f"{where} is {point[axis]}; correct or remove it")
+    for point, (where, cells) in zip(points, rows, strict=True):
+        point[:] = [to_number(cells[names[name]], f"{name} in {where}") for name in wanted]
+        if not np.isfinite(point).all():
+            raise UserError(f"{where} is not a point: {point}; correct or remove it")
     return points

@@ -35,51 +35,49 @@ def open_image(path: Path) -> Iterator[tuple[TiffFile, TiffPageSeries]]:
         The file is missing, a folder, not a TIFF, damaged, incomplete, too large for the memory,
         in a compression that needs the package imagecodecs, or holds something else.
     """
-    with _errors_in_words(path), contextlib.ExitStack() as stack:
-        if path.is_dir():
-            raise UserError(f"'{path}' is a folder; give one TIFF file in it")
-        silence = logging.Filter("nothing")  # what matters of the records becomes an error
-        logging.getLogger("tifffile").addFilter(silence)
-        stack.callback(logging.getLogger("tifffile").removeFilter, silence)
-        tif = stack.enter_context(TiffFile(path))
-        if len(tif.pages) == 0:
-            raise UserError(f"'{path.name}' holds no image; copy or export it again")
-        if len(tif.series) > 1 and all(s.kind == "shaped" and s.ndim == 2 for s in tif.series):
-            tif = stack.enter_context(TiffFile(path, is_shaped=False))
-        _check_page_list(tif)
-        image = _only_image(tif)
-        _check_planes(tif, image)
-        _check_values(path.name, image)
-        yield tif, image
-
-
-@contextlib.contextmanager
-def _errors_in_words(path: Path) -> Iterator[None]:
-    """Turn what stands in the way of reading a file into a `UserError`."""
+    logger, silence = logging.getLogger("tifffile"), logging.Filter("nothing")
+    logger.addFilter(silence)  # what matters of its records becomes an error
     try:
-        yield
+        with contextlib.ExitStack() as stack:
+            tif = stack.enter_context(TiffFile(path))
+            if len(tif.pages) == 0:
+                raise UserError(f"'{path.name}' holds no image; copy or export it again")
+            if len(tif.series) > 1 and all(s.kind == "shaped" and s.ndim == 2 for s in tif.series):
+                tif = stack.enter_context(TiffFile(path, is_shaped=False))
+            _check_page_list(tif)
+            image = _only_image(tif)
+            _check_planes(tif, image)
+            _check_values(path.name, image)
+            yield tif, image
     except UserError:
         raise
-    except FileNotFoundError as error:
-        raise UserError(f"'{path}' does not exist; check the path") from error
-    except PermissionError as error:
-        raise UserError(f"'{path.name}' may not be read by you; ask its owner") from error
-    except MemoryError as error:
-        raise UserError(
+    except Exception as error:  # a damaged file makes tifffile raise almost any exception
+        raise UserError(_in_words(path, error)) from error
+    finally:
+        logger.removeFilter(silence)
+
+
+def _in_words(path: Path, error: Exception) -> str:
+    """Say what stands in the way of reading a file, and what to do."""
+    if isinstance(error, FileNotFoundError):
+        return f"'{path}' does not exist; check the path"
+    if path.is_dir():
+        return f"'{path}' is a folder; give one TIFF file in it"
+    if isinstance(error, PermissionError):
+        return f"'{path.name}' may not be read by you; ask its owner"
+    if isinstance(error, MemoryError):
+        return (
             f"'{path.name}' does not fit into the memory; save it uncompressed, then it is read "
             "from the disk piece by piece, or crop it"
-        ) from error
-    except Exception as error:  # a damaged file makes tifffile raise almost any exception
-        if "imagecodecs" in str(error):
-            raise UserError(
-                f"'{path.name}' is compressed in a way that needs one more package; run "
-                "'pip install imagecodecs', or save it again without compression"
-            ) from error
-        told = isinstance(error, (TiffFileError, OSError))  # others speak of code, not of files
-        reason = " ".join(str(error).split()) if told else "it is damaged"
-        raise UserError(
-            f"'{path.name}' cannot be read as a TIFF ({reason}); copy or export it again"
-        ) from error
+        )
+    if "imagecodecs" in str(error):
+        return (
+            f"'{path.name}' is compressed in a way that needs one more package; run "
+            "'pip install imagecodecs', or save it again without compression"
+        )
+    told = isinstance(error, (TiffFileError, OSError))  # others speak of code, not of files
+    reason = " ".join(str(error).split()) if told else "it is damaged"
+    return f"'{path.name}' cannot be read as a TIFF ({reason}); copy or export it again"
 
 
 def _check_page_list(tif: TiffFile) -> None:
@@ -89,24 +87,21 @@ def _check_page_list(tif: TiffFile) -> None:
     fewer slices or, when the lost text held them, without its axes and voxel size.
     """
     file, form, first = tif.filehandle, tif.tiff, tif.pages.first
-    offset, seen = first.offset, set()
+    offset, tables = first.offset, {}
     while offset:
-        seen.add(offset)
+        if offset in tables:
+            raise _cut_short(tif, f"its list of pages runs in a circle after page {len(tables)}")
         file.seek(offset)
-        start = file.read(form.tagnosize)
-        whole = len(start) == form.tagnosize
-        length = struct.unpack(form.tagnoformat, start)[0] * form.tagsize if whole else 0
-        page = file.read(length + form.offsetsize)
-        if not whole or len(page) < length + form.offsetsize:
-            raise _cut_short(tif, f"its list of pages breaks off at page {len(seen)}")
-        if offset == first.offset:
-            tags = page[:length]
-        (offset,) = struct.unpack(form.offsetformat, page[length:])
-        if offset in seen:
-            raise _cut_short(tif, f"its list of pages runs in a circle after page {len(seen)}")
+        try:
+            (count,) = struct.unpack(form.tagnoformat, file.read(form.tagnosize))
+            tables[offset] = file.read(count * form.tagsize)
+            (offset,) = struct.unpack(form.offsetformat, file.read(form.offsetsize))
+        except struct.error:
+            raise _cut_short(tif, f"its list of pages breaks off at page {len(tables)}") from None
+    table = tables[first.offset]
     codes = {
-        struct.unpack_from(form.byteorder + "H", tags, start)[0]
-        for start in range(0, len(tags), form.tagsize)
+        struct.unpack_from(form.byteorder + "H", table, start)[0]
+        for start in range(0, len(table), form.tagsize)
     }
     unreadable = sorted((codes & NEEDED_TAGS) - {tag.code for tag in first.tags})
     if unreadable:
@@ -134,10 +129,10 @@ def _check_planes(tif: TiffFile, image: TiffPageSeries) -> None:
             "damaged; open it in Fiji with Bio-Formats and save it as one TIFF"
         )
     found = stated = math.prod(image.shape) // _plane_size(image)
-    promised = max(stated, _promised_planes(tif, image))
     if image.dataoffset is None:  # one block otherwise, its length is checked below
         present = sum(page is not None for page in image.pages)
         found = present * math.prod(image.keyframe.shape) // _plane_size(image)
+    promised = max(stated, _promised_planes(tif, image))
     if found < promised:
         raise _cut_short(tif, f"it holds {found} of {promised} planes")
     if image.dataoffset is not None:

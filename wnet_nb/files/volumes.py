@@ -5,17 +5,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from wnet_nb.errors import UserError
-from wnet_nb.files.axes import (
-    Sizes,
-    VoxelSize,
-    select_volume,
-    settle_voxel_size,
-    stated_voxel_size,
-)
+from wnet_nb.files.axes import VoxelSize, select_volume, settle_voxel_size, stated_voxel_size
 from wnet_nb.files.tiff import load_planes, open_image
 from wnet_nb.grid import check_voxel_size
 
@@ -44,8 +39,7 @@ class Volume:
         return self.array.shape
 
 
-@dataclass(frozen=True)
-class FoundVolumes:
+class FoundVolumes(NamedTuple):
     """TIFF files in natural order, and all else in their folder, each with the reason."""
 
     paths: tuple[Path, ...]
@@ -116,25 +110,23 @@ def read_volume(
     Raises
     ------
     UserError
-        A file that is missing, damaged, incomplete, 2D, RGB, complex, or holds several images;
+        A file that is missing, damaged, incomplete, 2D, RGB, complex, or holds several volumes;
         a missing or impossible choice of channel or time; an impossible voxel size.
-
-    Examples
-    --------
-    >>> volume = read_volume("nuclei.tif", channel=0)  # doctest: +SKIP
-    >>> volume.array.shape, volume.voxel_size_um  # doctest: +SKIP
-    ((124, 86, 94), (2.0, 0.65, 0.65))
     """
     path = Path(path)
     option = None if voxel_size_um is None else check_voxel_size(voxel_size_um)
     with open_image(path) as (tif, image):
         index, kept = select_volume(path.name, image.axes, image.shape, channel=channel, time=time)
         array = load_planes(tif, image, index)
-        stated, remark = stated_voxel_size(tif, image)
+        stated, taken = stated_voxel_size(tif, image)
+        others = [one.shape for one in tif.series if one is not image]
     array = array.transpose([kept.index(axis) for axis in "ZYX"])
     size, source, remarks = settle_voxel_size(path.name, stated, option)
-    if remark and source == "metadata":
-        remarks = (remark, *remarks)
+    if taken and source == "metadata":
+        remarks = (taken, *remarks)
+    if others:
+        shapes = ", ".join("×".join(map(str, shape)) for shape in others)
+        remarks += (f"'{path.name}' also holds 2D images of another size ({shapes}), left aside",)
     return Volume(array, size, source, path, remarks)
 
 
@@ -147,33 +139,27 @@ def read_slices(folder: str | Path, *, voxel_size_um: Sequence[float] | None = N
     folder = Path(folder)
     option = None if voxel_size_um is None else check_voxel_size(voxel_size_um)
     paths = find_volumes(folder).paths
-    if folder.is_file():
-        raise UserError(f"'{folder}' is not a folder; give the folder that holds the slices")
-    if len(paths) < 2:
+    if folder.is_file() or len(paths) < 2:
         raise UserError(
-            f"'{folder}' holds {len(paths)} TIFF files; a volume needs at least 2 slices"
+            f"'{folder}' holds {len(paths)} TIFF files; give a folder that holds the slices of "
+            "one volume, at least 2"
         )
-    first, (_, y, x) = _read_slice(paths[0])
-    array = np.empty((len(paths), *first.shape), first.dtype)
     for position, path in enumerate(paths):
-        plane, _ = _read_slice(path)
-        if plane.shape != first.shape or plane.dtype != first.dtype:
+        with open_image(path) as (tif, image):
+            if math.prod(image.shape) > math.prod(image.keyframe.shape):
+                raise UserError(
+                    f"slice '{path.name}' holds {len(image.pages)} planes; a slice is one 2D "
+                    "image, and a volume is a file of its own"
+                )
+            plane = image.asarray().reshape(image.keyframe.shape[-2:])
+            if position == 0:
+                array = np.empty((len(paths), *plane.shape), plane.dtype)
+                (_, y, x), _ = stated_voxel_size(tif, image)
+        if plane.shape != array.shape[1:] or plane.dtype != array.dtype:
             raise UserError(
                 f"slice '{path.name}' is {plane.shape} {plane.dtype} but '{paths[0].name}' is "
-                f"{first.shape} {first.dtype}; keep slices of one shape and type in '{folder}'"
+                f"{array.shape[1:]} {array.dtype}; keep slices of one shape and type in '{folder}'"
             )
         array[position] = plane
     size, source, remarks = settle_voxel_size(folder.name, (None, y, x), option)
     return Volume(array, size, source, folder, remarks)
-
-
-def _read_slice(path: Path) -> tuple[np.ndarray, Sizes]:
-    """Read one 2D image (Y, X), native byte order, with its stated voxel size."""
-    with open_image(path) as (tif, image):
-        if math.prod(image.shape) > math.prod(image.keyframe.shape):
-            raise UserError(
-                f"slice '{path.name}' holds {len(image.pages)} planes; a slice is one 2D image, "
-                "and a volume is read with read_volume"
-            )
-        plane = image.asarray().reshape(image.keyframe.shape[-2:])
-        return plane, stated_voxel_size(tif, image)[0]

@@ -10,7 +10,6 @@ import numpy as np
 import tifffile
 
 from wnet_nb.errors import UserError
-from wnet_nb.files.volumes import Volume
 from wnet_nb.grid import check_voxel_size
 from wnet_nb.whole_file import new_file
 
@@ -20,27 +19,7 @@ CLASSIC_TIFF_LIMIT = 2**32 - 2**25
 # What an ImageJ TIFF holds and Fiji opens at the right scale, and what OME-TIFF holds besides.
 IMAGEJ_DTYPES = frozenset({"uint8", "uint16", "uint32", "float32"})
 OME_DTYPES = frozenset({"int8", "int16", "int32", "float64"})
-
-
-def choose_format(dtype: np.dtype, n_bytes: int) -> str:
-    """Choose the kind of TIFF for a result of `n_bytes` before compression.
-
-    "imagej" where Fiji opens it as it is, "ome" for other real types, "ome-bigtiff" for results
-    over 4 GB, which Fiji opens with Bio-Formats; UserError for what neither holds (int64).
-
-    Examples
-    --------
-    >>> choose_format(np.dtype("uint16"), 10**9), choose_format(np.dtype("uint16"), 5 * 10**9)
-    ('imagej', 'ome-bigtiff')
-    """
-    if dtype.name not in IMAGEJ_DTYPES | OME_DTYPES:
-        raise UserError(
-            f"{dtype} values cannot be written for Fiji; convert labels to uint16 or uint32 and "
-            "other values to float32"
-        )
-    if n_bytes > CLASSIC_TIFF_LIMIT:
-        return "ome-bigtiff"
-    return "imagej" if dtype.name in IMAGEJ_DTYPES else "ome"
+STORED_AS = {"bool": np.dtype("uint8"), "float16": np.dtype("float32")}
 
 
 def write_volume(
@@ -48,13 +27,12 @@ def write_volume(
     array: np.ndarray,
     *,
     voxel_size_um: Sequence[float],
-    compress: bool = True,
     largest_label: int | None = None,
 ) -> Path:
-    """Write a volume as a TIFF that Fiji and napari show at the right scale.
+    """Write a volume as a compressed TIFF that Fiji and napari show at the right scale.
 
-    Planes are taken one at a time, so a memory map or a dask or zarr array is never loaded
-    whole.
+    Fiji opens it as it is; float64, signed integers and what is over 4 GB it opens with
+    Bio-Formats (OME-TIFF). Planes are taken one at a time, so a memory map is never loaded whole.
 
     Parameters
     ----------
@@ -65,9 +43,6 @@ def write_volume(
         written as uint8 0 and 1, float16 as float32.
     voxel_size_um : sequence of 3 float
         (z, y, x) in µm.
-    compress : bool
-        Without loss (zlib), readable everywhere. Measured: labels shrink to 1 or 2 %, smooth
-        float32 to 60 % at a tenth of the speed. A file that is to be memory-mapped must not be.
     largest_label : int, optional
         Of labels: Fiji then shows 0 to this number, in colours that neighbours seldom share.
 
@@ -78,43 +53,46 @@ def write_volume(
     """
     path = Path(path)
     z, y, x = check_voxel_size(voxel_size_um)
+    dtype = STORED_AS.get(array.dtype.name, array.dtype.newbyteorder("="))
     if array.ndim != 3 or 0 in array.shape:
         raise UserError(
             f"an array of shape {tuple(array.shape)} cannot be written as '{path.name}'; give a "
             "filled array (Z, Y, X)"
         )
-    stored = {"bool": np.dtype("uint8"), "float16": np.dtype("float32")}
-    dtype = stored.get(array.dtype.name, array.dtype.newbyteorder("="))
-    form = choose_format(dtype, dtype.itemsize * math.prod(array.shape))
-    extra = ()
-    if form == "imagej":
-        # tifffile's own ImageJ mode refuses uint32, which ImageJ reads; the text is the same.
+    if dtype.name not in IMAGEJ_DTYPES | OME_DTYPES:
+        raise UserError(
+            f"{dtype} values cannot be written for Fiji; convert labels to uint16 or uint32 and "
+            "other values to float32"
+        )
+    large = dtype.itemsize * math.prod(array.shape) > CLASSIC_TIFF_LIMIT
+    imagej = dtype.name in IMAGEJ_DTYPES and not large
+    description, metadata, tags = None, {"axes": "ZYX"}, ()
+    if imagej:  # tifffile's own ImageJ mode refuses uint32, which ImageJ reads
         stated = {"spacing": z, "unit": "um"}
         if largest_label is not None:
             stated |= {"min": 0, "max": largest_label}
             shown = {"Ranges": [0.0, float(largest_label)], "LUTs": [label_colours()]}
-            extra = tifffile.tifffile.imagej_metadata_tag(shown, "<>"[sys.byteorder == "big"])
+            tags = tifffile.tifffile.imagej_metadata_tag(shown, "<>"[sys.byteorder == "big"])
         description = tifffile.imagej_description(array.shape, axes="ZYX", **stated)
         metadata = None
     else:
-        description, metadata = None, {"axes": "ZYX"}
-        metadata |= {f"PhysicalSize{a}": s for a, s in zip("ZYX", (z, y, x), strict=True)}
-        metadata |= {f"PhysicalSize{a}Unit": "µm" for a in "ZYX"}
+        for axis, size in (("Z", z), ("Y", y), ("X", x)):
+            metadata |= {f"PhysicalSize{axis}": size, f"PhysicalSize{axis}Unit": "µm"}
     with new_file(path) as partial:
         tifffile.imwrite(
             partial,
             (np.ascontiguousarray(plane, dtype) for plane in array),
             shape=tuple(array.shape),
             dtype=dtype,
-            bigtiff=form == "ome-bigtiff",
-            ome=form != "imagej",
+            bigtiff=large,
+            ome=not imagej,
             photometric="minisblack",
-            compression="zlib" if compress else None,
+            compression="zlib",
             description=description,
             metadata=metadata,
             resolution=(1 / x, 1 / y),
             resolutionunit="NONE",
-            extratags=extra,
+            extratags=tags,
         )
     return path
 
@@ -122,18 +100,8 @@ def write_volume(
 def write_labels(path: str | Path, labels: np.ndarray, *, voxel_size_um: Sequence[float]) -> Path:
     """Write integer labels (Z, Y, X) as uint16, or uint32 if there are more; see `write_volume`."""
     largest = int(labels.max(initial=0))
-    dtype = np.uint16 if largest <= np.iinfo(np.uint16).max else np.uint32
-    size = {"voxel_size_um": voxel_size_um}
-    return write_volume(path, labels.astype(dtype), **size, largest_label=max(1, largest))
-
-
-def write_crop(path: str | Path, volume: Volume, start: Sequence[int], stop: Sequence[int]) -> Path:
-    """Write the box from `start` up to `stop` (z, y, x in voxels) of a volume, with its voxel size.
-
-    UserError if the box holds nothing of the volume; otherwise see `write_volume`.
-    """
-    box = tuple(slice(max(0, low), high) for low, high in zip(start, stop, strict=True))
-    return write_volume(path, volume.array[box], voxel_size_um=volume.voxel_size_um)
+    labels = labels.astype(np.uint16 if largest < 2**16 else np.uint32)
+    return write_volume(path, labels, voxel_size_um=voxel_size_um, largest_label=max(1, largest))
 
 
 def label_colours() -> np.ndarray:
