@@ -90,7 +90,8 @@ def test_the_example_is_the_same_file_on_every_runtime(tmp_path, monkeypatch):
         (tmp_path / name).mkdir()
         monkeypatch.chdir(tmp_path / name)
         session = Session()
-        hashes.append(sha256(session.get_data(EXAMPLE)))
+        session.choose_data(EXAMPLE)
+        hashes.append(sha256(session.source))
         assert session.truth.is_file()
     assert hashes[0] == hashes[1]
 
@@ -99,13 +100,15 @@ def test_a_folder_on_drive_is_copied_once_and_again_only_what_changed(on_colab):
     image = write_image(on_colab.drive / "mine" / "a.tif")
     (on_colab.drive / "mine" / "notes.docx").write_text("no image")
     session = Session(use_drive=True)
-    copy = session.get_data(OWN, "mine")
+    session.choose_data(OWN, "mine")
+    copy = session.source
     assert copy.is_relative_to(on_colab.disk / "data")
     assert [p.name for p in copy.iterdir()] == ["a.tif"]
     assert (copy / "a.tif").read_bytes() == image.read_bytes()
     first = (copy / "a.tif").stat().st_ino
     write_image(on_colab.drive / "mine" / "b.tif", seed=1)
-    assert session.get_data(OWN, "mine") == copy
+    session.choose_data(OWN, "mine")
+    assert session.source == copy
     assert sorted(p.name for p in copy.iterdir()) == ["a.tif", "b.tif"]
     assert (copy / "a.tif").stat().st_ino == first
 
@@ -113,21 +116,22 @@ def test_a_folder_on_drive_is_copied_once_and_again_only_what_changed(on_colab):
 def test_files_on_the_local_disk_are_used_where_they_are(away):
     image = write_image(away / "images" / "a.tif")
     session = Session()
-    assert session.get_data(OWN, "images") == image.parent
-    assert session.get_data(OWN, str(image), labels="images") == image
-    assert session.truth == image.parent
+    session.choose_data(OWN, "images")
+    assert (session.source, session.truth) == (image.parent, None)
+    session.choose_data(OWN, str(image), labels="images")
+    assert (session.source, session.truth) == (image, image.parent)
 
 
 @pytest.mark.parametrize("path", ["", "nowhere", "/nowhere"])
 def test_a_path_that_is_not_there_is_explained(away, path):
     with pytest.raises(UserError, match="Copy path") as caught:
-        Session().get_data(OWN, path)
+        Session().choose_data(OWN, path)
     assert caught.value._render_traceback_() == [str(caught.value)]
 
 
 def test_a_refused_link_leaves_nothing_and_is_told_in_one_sentence(away, serve):
     with pytest.raises(UserError, match="web page"):
-        Session().get_data(LINK, link=serve(b"<html>quota"))
+        Session().choose_data(LINK, link=serve(b"<html>quota"))
     assert not any((away / "data").iterdir())
 
 
@@ -243,6 +247,7 @@ def test_what_was_said_of_the_data_holds_for_the_images_until_it_is_changed(away
         images = session.choose_images(path)
         assert images.stack.voxel_size_um == (2.0, 1.0, 0.5)
         assert "2 × 1 × 0.5 µm (z, y, x) from option" in images.found.value
+        assert images.fields["voxel_size_um"].control.value == "2.0,1.0,0.5"
     images.fields["voxel_size_um"].control.value = "3,1,0.5"
     assert session.choose_images("others").stack.voxel_size_um == (3.0, 1.0, 0.5)
     assert data.options["voxel_size_um"] == (2.0, 1.0, 0.5)
@@ -263,7 +268,7 @@ def test_slices_and_labels_of_the_data_hold_for_the_images_too(away):
 
 def test_the_progress_of_a_copy_is_not_shown_as_an_error(on_colab, capsys):
     write_image(on_colab.drive / "mine" / "a.tif")
-    Session(use_drive=True).get_data(OWN, "mine")
+    Session(use_drive=True).choose_data(OWN, "mine")
     said = capsys.readouterr()
     assert said.err == ""
     assert "copying from Drive" in said.out

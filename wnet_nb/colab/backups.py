@@ -39,41 +39,40 @@ class Backups:
         try:
             for event in events:
                 if isinstance(event, EpochEnd) and time.monotonic() - self._last >= SECONDS:
-                    self._try_copy(run)
+                    self.copy(run)
+                    self._last = time.monotonic()
                 yield event
         finally:
             events.close()  # the state of the last step is written here
-            self._try_copy(run)
-
-    def _try_copy(self, run: Path) -> None:
-        self._last = time.monotonic()
-        try:
             self.copy(run)
-        except (OSError, UserError) as error:  # a full Drive must not end a training
-            tqdm.write(f"the training goes on, but without a copy on Drive: {error}")
 
-    def copy(self, run: Path) -> Path | None:
-        """Copy what is needed to go on with a run to Drive, as one new file."""
+    def copy(self, run: Path) -> None:
+        """Copy what is needed to go on with a run to Drive, as one new file; say if that fails."""
         states = sorted((run / STATES).glob("step-*.pt"))
         if self.folder is None or not states:
-            return None
+            return
         target = self.folder / f"{run.name} {states[-1].stem.replace('-', ' ')}.zip"
-        if not target.exists():
-            files = [*(p for p in run.iterdir() if p.is_file() and p.name[0] != "."), states[-1]]
-            packed = pack(run, files, run.with_name(f".{target.name}"))
-            try:
-                copy_verified(packed, target)
-            finally:
-                packed.unlink()
-        for old in self.of(run.name)[:-KEPT]:
-            old.unlink()  # ours, and older than two that were read back
-        return target
+        packed = run.with_name(f".{target.name}")
+        try:
+            if not target.exists():
+                files = [p for p in run.iterdir() if p.is_file() and p.name[0] != "."]
+                copy_verified(pack(run, [*files, states[-1]], packed), target)
+            for old in self.of(run.name)[:-KEPT]:
+                old.unlink()  # ours, and older than two that were read back
+        except (OSError, UserError) as error:  # a full Drive must not end a training
+            tqdm.write(f"the training goes on, but without a copy on Drive: {error}")
+        finally:
+            packed.unlink(missing_ok=True)
 
     def newest_run(self, runs: Path) -> Path:
         """Return the newest run with a state, in the folder `runs` or brought there from Drive."""
-        found = [state.parent.parent for state in runs.glob(f"*/{STATES}/step-*.pt")]
-        found += self.folder.glob("*.zip") if self.folder else []
-        for one in sorted(set(found), key=_age):
+        found = {}
+        for state in runs.glob(f"*/{STATES}/step-*.pt"):
+            run = state.parent.parent
+            found[run] = max(found.get(run, 0), state.stat().st_mtime)
+        for copy in self.folder.glob("*.zip") if self.folder else ():
+            found[copy] = copy.stat().st_mtime
+        for one in sorted(found, key=found.get, reverse=True):
             if one.is_dir():
                 return one
             run = free_name(runs / one.stem.rpartition(" step ")[0])
@@ -86,8 +85,3 @@ class Backups:
             "there is no run to go on with; mount the Drive that it was saved to (section 2.2), or "
             "start a new one"
         )
-
-
-def _age(path: Path) -> float:
-    newest = path.glob(f"{STATES}/step-*.pt") if path.is_dir() else [path]
-    return -max(file.stat().st_mtime for file in newest)

@@ -11,14 +11,12 @@ from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
-from wnet_nb.checkpoint import STATES
 from wnet_nb.errors import UserError
 from wnet_nb.files.archives import unpack
 from wnet_nb.files.download import Progress, download, kind_of
 from wnet_nb.whole_file import new_file, sha256, write_whole
 
 TIFFS = (".tif", ".tiff")
-SUFFIXES = (*TIFFS, ".csv")
 
 
 def bring(source: Path, folder: Path, progress: Progress) -> Path:
@@ -27,7 +25,7 @@ def bring(source: Path, folder: Path, progress: Progress) -> Path:
     The copy, which is returned, then holds what the source holds now and nothing else. UserError if
     the disk has too little room, or a file cannot be read.
     """
-    files = [source] if source.is_file() else [f for f in sorted(source.iterdir()) if _is_data(f)]
+    files = [source] if source.is_file() else sorted(filter(_is_data, source.iterdir()))
     copies = folder / f"{source.stem}-{_key(str(source))}"
     copies.mkdir(parents=True, exist_ok=True)
     for copy in filter(_is_data, copies.iterdir()):
@@ -88,12 +86,6 @@ def free_name(path: Path) -> Path:
     return found
 
 
-def result_files(run: Path) -> list[Path]:
-    """Return the files of a run that are results; full training states are not."""
-    found = (p for p in sorted(run.rglob("*")) if p.is_file() and p.name[0] != ".")
-    return [p for p in found if p.parent != run / STATES]
-
-
 def pack(folder: Path, files: Iterable[Path], target: Path) -> Path:
     """Write files of a folder to a zip, named from the folder's inside, without compression."""
     with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
@@ -126,7 +118,7 @@ def _sha256_on_disk(path: Path) -> str:
 
 
 def _is_data(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and path.name[0] != "." and path.is_file()
+    return path.suffix.lower() in (*TIFFS, ".csv") and path.name[0] != "." and path.is_file()
 
 
 def _key(text: str) -> str:

@@ -7,7 +7,7 @@ import platform
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 
 from wnet_nb.colab.drive import free_name
@@ -17,7 +17,6 @@ from wnet_nb.files.run_files import HISTORY, read_history
 from wnet_nb.jobs.run_folder import versions
 
 FOLDER = "Quality Control"
-COLUMNS = ("volume", "method", "cells", "Dice", "F1")
 
 
 def write_quality(run: Path, results: Sequence[Result]) -> Path:
@@ -33,7 +32,10 @@ def write_quality(run: Path, results: Sequence[Result]) -> Path:
         (folder / "training_losses.png").write_bytes(curves.figure_png(figure))
         shutil.copyfile(run / HISTORY, folder / "training_evaluation.csv")
         with (folder / "quality_metrics.csv").open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([COLUMNS, *(row for one in results for row in _rows(one))])
+            table = csv.writer(file)
+            table.writerow(("volume", "method", "cells", "Dice", "F1"))
+            for one in results:
+                table.writerows(_rows(one))
         for one in results:
             if one.scores_picture.exists():
                 shutil.copyfile(one.scores_picture, folder / f"{one.name}_scores.png")
@@ -43,21 +45,17 @@ def write_quality(run: Path, results: Sequence[Result]) -> Path:
 
 def _rows(one: Result) -> Iterator[tuple]:
     scores = one.scores or {"scores": {}, "baseline": {}, "dice": ""}
-    for method, count, key in (
-        ("network", "count", "scores"),
-        ("without network", "baseline_count", "baseline"),
-    ):
-        found = scores[key] or {}
-        dice = scores["dice"] if key == "scores" else ""
-        yield one.name, method, one.facts[count], dice, found.get("mean_f1", found.get("f1", ""))
+    network, without = scores["scores"], scores["baseline"] or {}
+    yield one.name, "network", one.facts["count"], scores["dice"], _f1(network)
+    yield one.name, "without network", one.facts["baseline_count"], "", _f1(without)
+
+
+def _f1(scores: dict) -> float | str:
+    return scores.get("mean_f1", scores.get("f1", ""))
 
 
 def version_log() -> str:
     """Return the versions that a result depends on, one a line."""
     found = versions() | {"system": platform.platform()}
-    for name in ("ipywidgets", "ipykernel", "ipython", "gdown"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
+    found |= {name: version(name) for name in ("ipywidgets", "ipykernel", "ipython", "gdown")}
     return "\n".join(f"{name} {value}" for name, value in found.items())

@@ -18,14 +18,7 @@ from tqdm import tqdm
 
 from wnet_nb import checkpoint, config
 from wnet_nb.colab.backups import Backups
-from wnet_nb.colab.drive import (
-    bring,
-    copy_verified,
-    fetch_volumes,
-    free_name,
-    pack,
-    result_files,
-)
+from wnet_nb.colab.drive import bring, copy_verified, fetch_volumes, free_name, pack
 from wnet_nb.config import Settings
 from wnet_nb.errors import UserError
 from wnet_nb.files.download import Progress
@@ -59,29 +52,20 @@ class Session:
     """What the cells of the Colab notebook share: the places, the data and the run.
 
     On Colab and with `use_drive`, Google Drive is mounted, which asks for permission, and results
-    are kept in a `folder` there.
-
-    Attributes
-    ----------
-    home, drive : Path, and Path or None
-        Folders of the work on the local disk, and of the results on Drive.
-    source, truth, run : Path or None
-        Volumes to train on, their labels, and the run folder, as they become known.
-    results : dict of str to Path
-        Folders of the cells that other models found, by the name of the model.
-    data : DataField or None
-        What to train on.
+    are kept there in a folder ``wnet_nb``.
     """
 
-    def __init__(self, use_drive: bool = False, *, folder: str = "wnet_nb") -> None:
+    def __init__(self, use_drive: bool = False) -> None:
         content = Path("/content")
         self.home = (content if on_colab() and content.is_dir() else Path.cwd()).resolve()
         self.my_drive = mount_drive(self.home / "drive") if use_drive and on_colab() else None
-        self.drive = self.my_drive / folder if self.my_drive else None
-        self.source = self.truth = self.run = None
-        self.data: DataField | None = None
-        self.results: dict[str, Path] = {}
+        self.drive = self.my_drive / "wnet_nb" if self.my_drive else None
         self.backups = Backups(self.drive)
+        self.source: Path | None = None  # of the volumes to train on
+        self.truth: Path | None = None  # of their labels
+        self.data: DataField | None = None
+        self.run: Path | None = None
+        self.results: dict[str, Path] = {}  # by model: folders of what others than the run found
 
     def __str__(self) -> str:
         """Say where things are."""
@@ -101,24 +85,7 @@ class Session:
         )
 
     def choose_data(self, kind: str, path: str = "", link: str = "", labels: str = "") -> DataField:
-        """Return the field for the stacks to train on; see `get_data`."""
-        source = self.get_data(kind, path, link, labels)
-        self.data = DataField(source, self.truth)
-        return self.data
-
-    def choose_images(self, path: str = "") -> DataField:
-        """Return the field for the stacks to find cells in, those of `get_data` if `path` is empty.
-
-        What was said of the data (channel, time, voxel size, slices) holds here to begin with.
-        """
-        if self.source is None and not path.strip():
-            raise UserError("no stacks were chosen in this session; fill in the images' path")
-        source = self._bring(self.find(path)) if path.strip() else self.source
-        truth = self.truth if source == self.source else None
-        return DataField(source, truth, like=self.data, part="images")
-
-    def get_data(self, kind: str, path: str = "", link: str = "", labels: str = "") -> Path:
-        """Bring the volumes to the local disk, once, and return where they are.
+        """Bring the stacks to train on to the local disk, once, and return the field for them.
 
         `kind` is ``example volume``, ``own folder`` (at `path`) or ``Drive link`` (`link`, to one
         TIFF or a zip of them); `labels` is where those are that belong to the volumes by name.
@@ -130,18 +97,29 @@ class Session:
                 write_example(folder)
             self.source, self.truth = folder / "example.tif", folder / "example_labels.tif"
         elif kind == OWN:
-            self.source = self._bring(self.find(path))
-        elif kind == LINK:
+            self.source = self._bring(path)
+        else:
             with _bar("fetching") as progress:
                 self.source = fetch_volumes(link, self.home / "data", progress)
-        else:
-            raise UserError(f"'{kind}' is not one of: {EXAMPLE}, {OWN}, {LINK}")
         if labels.strip():
-            self.truth = self._bring(self.find(labels))
-        return self.source
+            self.truth = self._bring(labels)
+        self.data = DataField(self.source, self.truth)
+        return self.data
 
-    def _bring(self, source: Path) -> Path:
-        """Copy a file or folder from Drive, where many small reads are slow."""
+    def choose_images(self, path: str = "") -> DataField:
+        """Return the field for the stacks to find cells in, those to train on if `path` is empty.
+
+        What was said of the data (channel, time, voxel size, slices) holds here to begin with.
+        """
+        if self.source is None and not path.strip():
+            raise UserError("no stacks were chosen in this session; fill in the images' path")
+        source = self._bring(path) if path.strip() else self.source
+        truth = self.truth if source == self.source else None
+        return DataField(source, truth, like=self.data, part="images")
+
+    def _bring(self, path: str) -> Path:
+        """Find a file or folder, and copy it from Drive, where many small reads are slow."""
+        source = self.find(path)
         if self.my_drive is None or not source.is_relative_to(self.my_drive):
             return source
         with _bar("copying from Drive") as progress:
@@ -168,11 +146,10 @@ class Session:
             self.run = self.backups.newest_run(runs)
             return config.load_settings(self.run / SETTINGS)
         name = name.strip() or "run"
-        run, number = runs / name, 1
-        while run.exists() or self.backups.of(run.name):
+        self.run, number = runs / name, 1
+        while self.run.exists() or self.backups.of(self.run.name):
             number += 1
-            run = runs / f"{name}-{number}"
-        self.run = run
+            self.run = runs / f"{name}-{number}"
         return settings
 
     def open_training(self, stacks: Stacks, settings: Settings) -> TrainingPanel:
@@ -203,14 +180,14 @@ class Session:
     def save(self, *, download: bool) -> str:
         """Copy all results to new folders on Drive, and as zips to the browser; say where."""
         folders = [folder for folder in (self.run, *self.results.values()) if folder]
-        found = {folder: files for folder in folders if (files := result_files(folder))}
+        found = {folder: files for folder in folders if (files := _result_files(folder))}
         if not found:
             raise UserError("there are no results yet; run section 4 or 6 first")
         said = []
         for folder, files in found.items():
             said.append(f"The results are in '{folder}'.")
             if self.drive:
-                said.append(self._save_to_drive(folder, files))
+                said.append(_save_to_drive(folder, files, free_name(self.drive / folder.name)))
             if download and on_colab():
                 from google.colab import files as browser
 
@@ -219,17 +196,22 @@ class Session:
                 said.append(f"'{packed.name}' is on its way to your computer.")
         return "\n".join(said)
 
-    def _save_to_drive(self, folder: Path, files: list[Path]) -> str:
-        target = free_name(self.drive / folder.name)
-        part = free_name(target.with_name(f".{target.name}.part"))
-        for file in files:
-            copy_verified(file, part / file.relative_to(folder))
-        part.rename(target)
-        return (
-            f"{len(files)} files were copied to '{target}' and read back on this machine. Colab "
-            "sends them on to Google by itself: leave the session open until drive.google.com "
-            "shows them."
-        )
+
+def _result_files(run: Path) -> list[Path]:
+    """Return the files of a run that are results; full training states are not."""
+    found = (p for p in sorted(run.rglob("*")) if p.is_file() and p.name[0] != ".")
+    return [p for p in found if p.parent != run / checkpoint.STATES]
+
+
+def _save_to_drive(folder: Path, files: list[Path], target: Path) -> str:
+    part = free_name(target.with_name(f".{target.name}.part"))
+    for file in files:
+        copy_verified(file, part / file.relative_to(folder))
+    part.rename(target)
+    return (
+        f"{len(files)} files were copied to '{target}' and read back on this machine. Colab sends "
+        "them on to Google by itself: leave the session open until drive.google.com shows them."
+    )
 
 
 def mount_drive(point: Path) -> Path:
