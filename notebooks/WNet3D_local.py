@@ -106,7 +106,7 @@ widgets.show_scores(cells)
 # N-cut* shows, on your image, which neighbours a voxel is pulled together with.
 #
 # *Usual mistake:* `intensity_sigma` below the noise of the image; then only specks count as alike.
-# The form says so.
+# Section 2 says where an image is noisy.
 
 # %%
 settings = config.preset("quick", **data.options)
@@ -122,15 +122,15 @@ form
 # - The **preview** shows one patch as the network sees it, and the cells in it. The order of the
 #   classes is arbitrary.
 # - **Stop and keep** (or the notebook's interrupt button ■) ends the training after the step that
-#   is being taken, and keeps the model. Everything goes on if you close the browser; to see it
-#   then, run the cell of the panel again.
+#   is being taken, and keeps the model; run the cell again to go on. Everything goes on if you
+#   close the browser, and is shown when you open the notebook again.
 #
 # *Usual mistakes:* one class for all voxels after several epochs: raise `ncut_weight` or
 # `intensity_sigma`, or lower `reconstruction_weight`. Memory full: lower `batch_size` or
 # `patch_size`.
 
 # %%
-training = widgets.open_training(data.stacks, form, folder="runs")
+training = widgets.TrainingPanel(data.stacks, form)
 display(training)
 await training.check()
 
@@ -140,8 +140,8 @@ trained = await training.train()
 # %% [markdown]
 # ## 6. Compare
 #
-# What the curves say. If the sentence asks for more epochs, press **Extend** in the panel above and
-# run the cells from here again.
+# What the curves say. If the sentence asks for more epochs, press **Extend by** in the panel above,
+# and run the cell that trains and those from here again.
 
 # %%
 print(training.trained.advice)

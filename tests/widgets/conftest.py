@@ -29,7 +29,7 @@ def _by_itself(tmp_path, monkeypatch):
     torch.set_num_threads(1)
     monkeypatch.chdir(tmp_path)
     yield
-    TrainingPanel.running = None
+    TrainingPanel.last = None
 
 
 @pytest.fixture(scope="session")
@@ -65,21 +65,18 @@ def trained(folder, tmp_path_factory):
     """The run of a short training, as the panel leaves it."""
     torch.set_num_threads(1)
     settings = config.preset("scratch", **TINY)
-    panel = widgets.TrainingPanel(
-        read_stacks(folder / "in", settings), settings, folder=tmp_path_factory.mktemp("runs")
-    )
+    run = tmp_path_factory.mktemp("runs") / "a"
+    panel = widgets.TrainingPanel(read_stacks(folder / "in", settings), settings, run=run)
     return asyncio.run(panel.train())
 
 
 @pytest.fixture
-def train(stacks, settings, tmp_path, capsys):
+def train(stacks, settings, capsys):
     """Return a function that trains to the end; ``act(panel)`` plays the user meanwhile."""
 
     def start(act=None, **changes):
         async def go():
-            panel = widgets.TrainingPanel(
-                stacks, settings.replace(**changes), folder=tmp_path / "runs"
-            )
+            panel = widgets.TrainingPanel(stacks, settings.replace(**changes))
             user = asyncio.ensure_future(act(panel)) if act else None
             result = await panel.train()
             if user:

@@ -177,30 +177,6 @@ def test_a_second_interrupt_ends_the_cell_and_the_work(kernel):
     assert run(kernel.client, "print(seen, task.cancelled())") == "['interrupt'] True\n"
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="an interrupt is no signal there")
-def test_the_interrupt_button_is_heard_between_cells_by_work_that_asks_for_it(kernel):
-    source = """
-    from wnet_nb.widgets.busy_cell import interrupt_between_cells
-
-    async def listen():
-        with interrupt_between_cells(lambda: seen.append("interrupt")) as renew:
-            for _ in range(100):
-                renew()
-                await asyncio.sleep(0.02)
-
-    seen.clear()
-    task = asyncio.ensure_future(listen())
-    """
-    run(kernel.client, source)
-    time.sleep(0.5)
-    kernel.manager.interrupt_kernel()
-    time.sleep(0.3)
-    assert run(kernel.client, "print(seen); await task") == "['interrupt']\n"
-    kernel.manager.interrupt_kernel()  # and when the work is over, it is ignored as before
-    time.sleep(0.3)
-    assert run(kernel.client, "print(seen)") == "['interrupt']\n"
-
-
 @pytest.mark.parametrize("names", ["", "msg_queue=asyncio.Queue()", "shell_handlers={}"])
 def test_work_runs_with_a_kernel_whose_private_names_differ(kernel, names):
     source = f"""

@@ -43,9 +43,10 @@ def test_clicking_a_cell_chooses_its_row_and_leaves_the_cross_where_it_was(resul
     assert table.table.value == 3
 
 
-def test_a_table_that_a_spreadsheet_has_saved_again_is_read(result):
+def test_a_table_that_a_spreadsheet_has_saved_again_is_read(result, stacks):
     path = result.folder / "cells.csv"
     with path.open(encoding="utf-8") as file:
         rows = list(csv.reader(file))
     path.write_text("\n".join(";".join(f.replace(".", ",") for f in row) for row in rows))
-    assert len(CellTable(Result(result.folder)).table.options) == len(rows) - 1
+    viewer = widgets.Viewer(stacks[0].array, voxel_size_um=(2, 1, 1))
+    assert len(CellTable(Result(result.folder), viewer, "cells").table.options) == len(rows) - 1

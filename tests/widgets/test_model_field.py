@@ -13,7 +13,7 @@ def runs(trained, tmp_path):
 
 
 def test_yesterdays_run_is_listed_with_date_volumes_and_count_and_opens(runs):
-    field = widgets.ModelField("none", folder="runs")
+    field = widgets.ModelField("none")
     ((words, value),) = [option for option in field.list.options if "yesterday" in option[0]]
     assert "202" in words and ", a, no cells yet" in words
     field.list.value = value
@@ -44,7 +44,7 @@ def test_what_is_not_there_is_said_and_stops_the_cell_that_asks(tmp_path):
 def test_a_run_without_readable_settings_is_named_and_hinders_no_other(runs):
     shutil.copytree(runs / "yesterday", runs / "broken")
     (runs / "broken" / "settings.json").write_text("{")
-    words = [words for words, _ in widgets.ModelField("none", folder="runs").list.options]
+    words = [words for words, _ in widgets.ModelField("none").list.options]
     assert any("yesterday" in w for w in words) and any("not readable" in w for w in words)
 
 

@@ -43,10 +43,10 @@ def test_an_entry_that_cannot_be_taken_is_a_fault_beside_the_field():
 def test_a_slider_writes_its_value_into_the_field_and_follows_it():
     told = []
     one = field("spatial_sigma", 4.0, told)
-    one.slider.value += 10
+    one.slider.value = 5.0
     assert one.value == 5.0 and one.control.value == "5.0" and told == ["spatial_sigma"]
     one.control.value = "8,0"
-    assert one.slider.value == 75 and told == ["spatial_sigma"] * 2
+    assert one.slider.value == 8 and told == ["spatial_sigma"] * 2
 
 
 @pytest.mark.parametrize(
@@ -59,13 +59,10 @@ def test_a_value_between_or_beyond_the_steps_of_its_slider_stays(name, value):
     assert one.value == value and told == []
 
 
-def test_every_position_of_a_slider_is_a_value_of_its_own_and_in_order():
+def test_a_slider_of_powers_of_ten_gives_three_digits():
     one = field("reconstruction_weight", 0.005)
-    values = []
-    for position in range(one.slider.min, one.slider.max + 1):
-        one.slider.value = position
-        values.append(one.value)
-    assert values == sorted(set(values)) and (values[0], values[-1]) == (1e-5, 1.0)
+    one.slider.value = 10**-3.98
+    assert (one.value, one.control.value) == (0.000105, "0.000105")
 
 
 def test_every_option_that_is_to_be_a_slider_has_one():
@@ -77,4 +74,4 @@ def test_a_field_that_is_set_by_the_program_tells_nobody():
     told = []
     one = field("radius", 2, told)
     one.value = 5
-    assert told == [] and one.control.value == "5" and one.slider.value == 4
+    assert told == [] and one.control.value == "5" and one.slider.value == 5

@@ -1,4 +1,5 @@
-import json
+import shutil
+from pathlib import Path
 
 import pytest
 
@@ -8,9 +9,6 @@ from wnet_nb.widgets import StopInPlace
 
 def test_settings_go_through_the_form_unchanged(settings):
     assert widgets.SettingsForm(settings).settings == settings
-    form = widgets.SettingsForm(config.preset("published"))
-    form.settings = settings
-    assert form.settings == settings
 
 
 @pytest.mark.parametrize(
@@ -50,12 +48,6 @@ def test_what_cannot_be_taken_is_said_and_stops_the_cell_that_asks(settings, nam
     assert form.problem.value == "" and form.settings == settings.replace(seed=3)
 
 
-def test_a_sigma_below_the_noise_is_said(settings, stacks):
-    form = widgets.SettingsForm(settings.replace(subtract_background=False), stacks[0])
-    form.fields["intensity_sigma"].control.value = "0.1"
-    assert "noise" in form.problem.value
-
-
 def test_a_preset_fills_the_fields_and_is_told_on(settings):
     told = []
     form = widgets.SettingsForm(settings, on_preset=told.append)
@@ -65,20 +57,21 @@ def test_a_preset_fills_the_fields_and_is_told_on(settings):
 
 def test_the_preset_that_the_fields_are_is_named():
     form = widgets.SettingsForm(config.preset("quick"))
-    assert form.preset.value == "quick" and not form.file_note.value
+    assert form.preset.value == "quick" and not form.note.value
     form.fields["radius"].control.value = "5"
-    assert form.preset.value == "(choose)"
+    assert form.preset.value == ""
 
 
-def test_settings_of_a_file_are_read(settings, tmp_path):
-    (tmp_path / "mine.json").write_text(json.dumps(settings.as_dict()))
-    form = widgets.SettingsForm(config.preset("published"))
-    form.path.value = str(tmp_path / "mine.json")
-    form.load.click()
-    assert form.settings == settings
-    form.path.value = "nowhere.json"
-    form.load.click()
-    assert "nowhere.json" in form.file_note.value
+def test_the_settings_of_a_run_that_is_there_can_be_taken(settings, trained):
+    shutil.copytree(trained.run, "runs/yesterday")
+    sized = {"voxel_size_um": (3.0, 1.0, 1.0)}
+    form = widgets.SettingsForm(config.preset("published", **sized))
+    form.preset.value = str(Path("runs/yesterday/settings.json"))
+    assert form.settings == settings.replace(**sized)
+    assert form.preset.value == ""
+    Path("runs/yesterday/settings.json").write_text("{")
+    form.preset.value = str(Path("runs/yesterday/settings.json"))
+    assert "settings.json" in form.note.value and form.settings == settings.replace(**sized)
 
 
 def test_what_was_filled_in_is_there_after_a_restart_unless_the_cell_was_edited(settings):

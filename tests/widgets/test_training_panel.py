@@ -8,7 +8,7 @@ import pytest
 from wnet_nb import checkpoint, widgets
 from wnet_nb.files.run_files import read_history, read_record
 from wnet_nb.jobs.segment import segment
-from wnet_nb.widgets import StopInPlace, TrainingPanel, busy_cell, open_training, training_panel
+from wnet_nb.widgets import StopInPlace, busy_cell, last_trained, training_panel
 
 
 async def until(true, seconds=30.0):
@@ -17,6 +17,10 @@ async def until(true, seconds=30.0):
             return
         await asyncio.sleep(0.005)
     raise AssertionError("waited in vain")
+
+
+def last_step(panel):
+    return panel.view.steps[-1][0] if panel.view.steps else 0
 
 
 def totals(result):
@@ -47,30 +51,6 @@ def test_the_check_says_what_the_training_will_take(stacks, settings, tmp_path, 
     assert not (tmp_path / "runs").exists()
 
 
-def test_start_does_nothing_while_the_check_is_on(stacks, settings, monkeypatch):
-    going = threading.Event()
-
-    def slow(*_):
-        going.wait(10)
-        raise StopInPlace("the check was let go")
-
-    monkeypatch.setattr(training_panel, "estimate_training", slow)
-
-    async def act(panel):
-        check = asyncio.ensure_future(panel.check())
-        await until(lambda: panel.state.phase == "checking")
-        disabled = panel.start.disabled
-        panel.start.click()
-        await asyncio.sleep(0.1)
-        phase = panel.state.phase
-        going.set()
-        with pytest.raises(StopInPlace):
-            await check
-        return disabled, phase, panel.run, panel.start.disabled
-
-    assert run_panel(stacks, settings, act) == (True, "checking", None, False)
-
-
 def test_an_interrupt_during_the_check_ends_the_check_and_run_all(stacks, settings, monkeypatch):
     real = busy_cell.attend
 
@@ -93,9 +73,9 @@ def test_an_interrupt_during_the_check_ends_the_check_and_run_all(stacks, settin
 
 def test_a_live_change_is_marked_at_the_step_the_trainer_took_it_up(train):
     async def user(panel):
-        await until(lambda: panel.view.last_step >= 1)
+        await until(lambda: last_step(panel) >= 1)
         panel.live["reconstruction_weight"].control.value = "0,1"
-        panel.live["radius"].slider.value = 2
+        panel.live["radius"].slider.value = 3
 
     panel, result = train(user, epochs=1, patches_per_volume=60)
     recorded = " | ".join(row["changes"] for row in read_history(result.run) if row["changes"])
@@ -107,8 +87,8 @@ def test_a_live_change_is_marked_at_the_step_the_trainer_took_it_up(train):
 
 def test_stop_keeps_a_model_that_segments(train, stacks):
     async def user(panel):
-        await until(lambda: panel.view.last_step >= 3)
-        panel.stop.click()
+        await until(lambda: last_step(panel) >= 3)
+        panel.buttons["stop"].click()
 
     panel, result = train(user, epochs=5000)
     assert not result.finished
@@ -119,13 +99,13 @@ def test_stop_keeps_a_model_that_segments(train, stacks):
 
 def test_pause_and_start_continue_with_the_same_numbers(train, trained):
     async def user(panel):
-        await until(lambda: panel.view.last_step >= 2)
-        panel.pause.click()
+        await until(lambda: last_step(panel) >= 2)
+        panel.buttons["pause"].click()
         await until(lambda: "Paused" in panel.view.status.value)
-        step = panel.view.last_step
+        step = last_step(panel)
         await asyncio.sleep(0.3)
-        assert panel.view.last_step == step
-        panel.start.click()
+        assert last_step(panel) == step
+        panel.buttons["resume"].click()
 
     _, result = train(user)
     assert totals(result) == totals(trained)
@@ -135,9 +115,9 @@ def test_save_now_writes_the_weights_and_changes_nothing(train, trained):
     seen = []
 
     async def user(panel):
-        await until(lambda: panel.view.last_step >= 2)
+        await until(lambda: last_step(panel) >= 2)
         assert not (panel.run / checkpoint.WEIGHTS).exists()
-        panel.snapshot.click()
+        panel.buttons["snapshot"].click()
         await until(lambda: (panel.run / checkpoint.WEIGHTS).exists())
         seen.append(checkpoint.load_checkpoint(panel.run).settings.base_channels)
 
@@ -146,25 +126,37 @@ def test_save_now_writes_the_weights_and_changes_nothing(train, trained):
     assert totals(result) == totals(train(patches_per_volume=40)[1])
 
 
-def test_extend_goes_on_after_the_end(stacks, settings):
+def test_its_cell_run_again_after_the_end_leaves_it_as_it_is_until_it_is_extended(stacks, settings):
     async def act(panel):
-        first = await panel.train()
+        first, again = await panel.train(), await panel.train()
         panel.more.value = 1
-        panel.extend.click()
-        await until(lambda: panel.state.going)
-        return first, await panel.train()
+        panel.buttons["extend"].click()
+        await until(lambda: "when its cell is run again" in panel.view.status.value)
+        return first, again, await panel.train()
 
-    first, second = run_panel(stacks, settings, act)
-    assert (len(first.history), len(second.history)) == (2, 3)
-    assert second.run == first.run and second.finished
-    assert second.history[:2] == first.history
+    first, again, longer = run_panel(stacks, settings, act)
+    assert (len(first.history), len(again.history), len(longer.history)) == (2, 2, 3)
+    assert longer.run == again.run == first.run and longer.finished
+    assert longer.history[:2] == first.history == again.history
+
+
+def test_its_cell_run_again_after_a_stop_goes_on_from_there(stacks, settings):
+    async def act(panel):
+        cell = asyncio.ensure_future(panel.train())
+        await until(lambda: last_step(panel) >= 2)
+        panel.buttons["stop"].click()
+        stopped = await cell
+        return stopped.finished, await panel.train()
+
+    finished, longer = run_panel(stacks, settings.replace(patches_per_volume=40), act)
+    assert not finished and longer.finished and len(longer.history) == 2
 
 
 def test_extend_while_it_trains_goes_on_in_the_same_run(train):
     async def user(panel):
-        await until(lambda: panel.view.last_step >= 2)
+        await until(lambda: last_step(panel) >= 2)
         panel.more.value = 1
-        panel.extend.click()
+        panel.buttons["extend"].click()
 
     _, result = train(user)
     assert [row["epoch"] for row in result.history] == [1, 2, 3] and result.finished
@@ -183,62 +175,32 @@ def test_an_error_stands_in_the_panel_in_one_sentence(stacks, settings, tmp_path
     assert stopped.value._render_traceback_() == [str(stopped.value)]
 
 
-def test_a_panel_cell_that_is_run_again_attaches_to_the_training_that_is_running(
-    stacks, settings, monkeypatch
+def test_there_is_no_model_before_the_training_and_the_last_trained_is_known_after_it(
+    stacks, settings
 ):
-    async def act(_):
-        first = open_training(stacks, settings.replace(epochs=5000))
-        first.start.click()
-        await until(lambda: first.view.last_step >= 1)
-        again = open_training(stacks, settings)
-        attached = again is first
-        again.stop.click()
-        trained = await again.train()
-        fresh = open_training(stacks, settings)
-        return attached, trained.run == first.run, fresh is first
-
-    assert run_panel(stacks, settings, act) == (True, True, False)
-
-
-def test_two_panels_do_not_train_at_once(stacks, settings):
-    async def act(first):
-        second = widgets.TrainingPanel(stacks, settings)
-        first.start.click()
-        await until(lambda: first.view.last_step >= 1)
-        second.start.click()
-        await asyncio.sleep(0.1)
-        idle = second.state.phase
-        first.stop.click()
-        await first.train()
-        return idle, "Another training is running" in second.view.status.value
-
-    assert run_panel(stacks, settings.replace(epochs=5000), act) == ("idle", True)
-
-
-def test_trained_is_the_one_on_the_screen_also_after_start(stacks, settings):
     async def act(panel):
         with pytest.raises(StopInPlace, match="no model yet"):
             panel.trained  # noqa: B018
-        panel.start.click()
-        await until(lambda: panel.state.phase == "finished")
-        return panel.trained, panel.source
+        before = last_trained()
+        trained = await panel.train()
+        return before, trained.run == panel.source == last_trained()
 
-    trained, source = run_panel(stacks, settings, act)
-    assert trained.finished and len(trained.history) == 2 and source == trained.run
+    assert run_panel(stacks, settings, act) == ("", True)
 
 
 def test_what_was_broken_off_really_ends_and_keeps_the_last_step(stacks, settings):
     async def act(panel):
         cell = asyncio.ensure_future(panel.train())
-        await until(lambda: panel.view.last_step >= 3)
-        panel._task.cancel()  # as `attend` does at a second interrupt
+        await until(lambda: last_step(panel) >= 3)
+        (work,) = [task for task in asyncio.all_tasks() if "_train" in repr(task.get_coro())]
+        work.cancel()  # as `attend` does at a second interrupt
         with pytest.raises(asyncio.CancelledError):
             await cell
-        await until(lambda: not panel.state.going)
-        step = panel.view.last_step
+        await until(lambda: panel.state.phase == "stopped")
+        step = last_step(panel)
         time.sleep(0.3)
         await asyncio.sleep(0.1)
-        return panel.view.last_step == step, panel.trained.run == panel.run, panel.state.phase
+        return last_step(panel) == step, panel.trained.run == panel.run, panel.state.phase
 
     assert run_panel(stacks, settings.replace(epochs=5000), act) == (True, True, "stopped")
 
@@ -249,15 +211,13 @@ def test_a_form_with_a_fault_starts_nothing_and_says_why(stacks, settings, tmp_p
     async def act(_):
         panel = widgets.TrainingPanel(stacks, form)
         form.fields["epochs"].control.value = "abc"
-        panel.start.click()
-        await asyncio.sleep(0.1)
-        return panel.state.phase, panel.view.status.value
+        with pytest.raises(StopInPlace, match="epochs='abc' must be a number"):
+            await panel.train()
+        return panel.state.phase
 
-    phase, words = run_panel(stacks, settings, act)
-    assert phase == "idle" and "epochs=" in words and not (tmp_path / "runs").exists()
+    assert run_panel(stacks, settings, act) == "idle" and not (tmp_path / "runs").exists()
 
 
 def test_the_dice_against_the_users_labels_is_followed(train):
     panel, _ = train()
     assert "Dice against your labels" in panel.view.status.value
-    assert TrainingPanel.running is panel

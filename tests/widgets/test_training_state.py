@@ -5,7 +5,7 @@ import pytest
 from wnet_nb.errors import UserError
 from wnet_nb.widgets.training_state import MAY, TrainingState
 
-ASKED = ("check", "start", "pause", "stop", "snapshot", "extend")
+ASKED = ("check", "start", "pause", "resume", "stop", "snapshot", "extend")
 
 
 def state_in(phase, *, epochs=6, done=4):
@@ -17,7 +17,7 @@ def state_in(phase, *, epochs=6, done=4):
 def test_a_training_is_checked_started_paused_and_stopped_in_turn():
     state = TrainingState(5)
     phases = [state.phase]
-    for asked in ("check", None, "start", "pause", "start", "stop", None):
+    for asked in ("check", None, "start", "pause", "resume", "stop", None):
         state.ask(asked) if asked else state.end()
         phases.append(state.phase)
     assert phases == [
@@ -56,10 +56,11 @@ def test_a_stopped_training_can_go_on():
     assert state.phase == "stopped" and state.may("start")
 
 
-def test_extending_by_two_after_a_stop_at_epoch_four_trains_to_six():
-    state = state_in("stopped", epochs=50)
+@pytest.mark.parametrize(("phase", "epochs"), [("stopped", 50), ("finished", 4)])
+def test_extending_by_two_after_the_end_at_epoch_four_lets_it_be_started_to_six(phase, epochs):
+    state = state_in(phase, epochs=epochs)
     state.ask("extend", 2)
-    assert (state.epochs, state.phase) == (6, "training")
+    assert (state.epochs, state.phase) == (6, "stopped") and state.may("start")
 
 
 @pytest.mark.parametrize("phase", ["training", "paused"])

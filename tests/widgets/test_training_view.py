@@ -26,6 +26,10 @@ def row(epoch, changes=""):
     }  # fmt: skip
 
 
+def take(view, event):
+    view.show(event, view.draw(event))
+
+
 def started(*history):
     return Started(5, len(history), 3, 1000, (16, 16, 16), "CPU", "float32", (), history)
 
@@ -39,21 +43,17 @@ def epoch_end(epoch, changes="", dice=None):
 def test_it_shows_a_training_from_its_events(view, settings, stacks):
     empty = view.curves.value
     for event in training.fit([stacks[0].array], settings):
-        view.take(event)
+        take(view, event)
     assert view.curves.value != empty
-    assert sorted(view.previews) == [1, 2]
-    assert view.preview.value == view.previews[2]
-    view.epoch.value = 1
-    assert view.preview.value == view.previews[1]
+    assert bytes(view.preview.value[:4]) == b"\x89PNG" and view.preview.layout.display == ""
     assert "step 6 of 6" in view.status.value
-    assert "soft N-cut" in view.balance.value
 
 
 def test_a_change_is_marked_at_the_step_it_holds_from(view):
-    view.take(started())
+    take(view, started())
     for number in (1, 2):
-        view.take(step(number))
-    view.take(step(3, changes=(("radius", 3), ("ncut_weight", 0.7))))
+        take(view, step(number))
+    take(view, step(3, changes=(("radius", 3), ("ncut_weight", 0.7))))
     assert view.changes == {3: "radius=3; ncut_weight=0.7"}
     assert "1: from step 3, radius=3; ncut_weight=0.7" in view.note.value
     assert view.settings.radius == 3
@@ -61,22 +61,22 @@ def test_a_change_is_marked_at_the_step_it_holds_from(view):
 
 def test_changes_of_earlier_epochs_are_drawn_when_a_run_is_resumed(view):
     before = view.curves.value
-    view.take(started(row(1), row(2, "step 5: radius=3 | step 6: ncut_weight=1")))
+    take(view, started(row(1), row(2, "step 5: radius=3 | step 6: ncut_weight=1")))
     assert view.changes == {5: "radius=3", 6: "ncut_weight=1"}
     assert view.curves.value != before and "2: from step 6" in view.note.value
 
 
 def test_the_dice_against_the_users_labels_stands_in_the_status(view):
-    view.take(started())
-    view.take(epoch_end(1, dice=0.714))
-    view.take(step(4))
+    take(view, started())
+    take(view, epoch_end(1, dice=0.714))
+    take(view, step(4))
     assert "Dice against your labels 0.71" in view.status.value
 
 
 def test_what_was_done_otherwise_than_asked_is_said_when_it_happens(view):
-    view.take(started())
-    view.take(step(1, remarks=("the loss was not finite; the learning rate is halved",)))
-    view.take(step(2))
+    take(view, started())
+    take(view, step(1, remarks=("the loss was not finite; the learning rate is halved",)))
+    take(view, step(2))
     assert "the learning rate is halved." in view.facts.value
 
 
@@ -88,7 +88,7 @@ def test_a_preview_without_cells_says_why(view, monkeypatch):
         "plot_preview",
         lambda *a, title, **k: titles.append(title) or real(*a, title=title, **k),
     )
-    view.take(epoch_end(1))
+    take(view, epoch_end(1))
     assert titles == ["one patch after epoch 1 (no cells yet: the image shows no cell size)"]
 
 

@@ -24,7 +24,7 @@ def test_a_field_moves_count_sizes_and_changes_and_can_be_undone(tuner):
 
 def test_its_changes_are_options_of_the_segmentation(trained, stacks):
     tuner = widgets.CellTuner(trained.run, stacks)
-    tuner.fields["boundary"].slider.value += 5
+    tuner.fields["boundary"].slider.value += 0.05
     settings = segment_settings(load_model(trained.run), tuner.changes)
     assert settings.boundary == tuner.changes["boundary"]
 
@@ -44,7 +44,7 @@ def test_another_volume_keeps_what_was_tuned(folder, settings, trained):
     tuner = widgets.CellTuner(trained.run, read_stacks(folder / "two", settings))
     tuner.fields["minimum_size"].control.value = "0.5"
     first = tuner.viewer.picture.value
-    tuner.which.value = 1
+    tuner.chooser.which.value = 1
     assert tuner.viewer.picture.value != first
     assert tuner.changes == {"minimum_size": 0.5}
 

@@ -33,10 +33,10 @@ def test_a_slider_of_the_viewer_changes_its_picture(example):
 
 def test_contrast_opacity_curtain_and_zoom_change_the_picture(example):
     image, labels = example
-    maps = {"cells": labels, "map": (labels > 0).astype(np.float32)}
-    viewer = widgets.Viewer(image, voxel_size_um=SIZE, overlays=maps)
+    cells = {"cells": labels, "more": labels[::-1]}
+    viewer = widgets.Viewer(image, voxel_size_um=SIZE, overlays=cells)
     viewer.point = np.argwhere(labels == 1)[0]
-    changes = [("opacity", 0.9), ("curtain", 0.1), ("left", "map"), ("zoom", 2)]
+    changes = [("opacity", 0.9), ("curtain", 0.1), ("left", "more"), ("zoom", 2)]
     changes.append(("contrast", (viewer.contrast.value[0], viewer.contrast.value[1] * 0.5)))
     for name, value in changes:
         before = viewer.picture.value

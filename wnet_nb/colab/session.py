@@ -26,7 +26,7 @@ from wnet_nb.files.run_files import SETTINGS
 from wnet_nb.jobs.example import write_example
 from wnet_nb.jobs.models import find_weights, is_word, load_model
 from wnet_nb.jobs.stacks import Stacks
-from wnet_nb.widgets import DataField, Trained, TrainingPanel, open_training
+from wnet_nb.widgets import DataField, Trained, TrainingPanel
 
 EXAMPLE, OWN, LINK = "example volume", "own folder", "Drive link"
 
@@ -155,9 +155,7 @@ class Session:
     def open_training(self, stacks: Stacks, settings: Settings) -> TrainingPanel:
         """Return the training panel of the run that was opened; Drive gets a copy as it goes."""
         guard = partial(self.backups.guard, run=self.run)
-        panel = open_training(stacks, settings, run=self.run, guard=guard)
-        self.run = panel.run  # of the training that is running, if there is one
-        return panel
+        return TrainingPanel(stacks, settings, run=self.run, guard=guard)
 
     def open_model(self, model: str = "") -> Trained:
         """Return the network trained in this session, or the one that a path or a word names.

@@ -57,24 +57,10 @@ def in_thread(function: Callable[..., Result], *arguments: Any) -> asyncio.Futur
 
 
 async def attend(work: asyncio.Future[Result], interrupted: Callable[[], None]) -> Result:
-    """Keep the cell busy until `work` is done, and handle buttons and sliders meanwhile.
+    """Keep the cell busy until `work` is done, handle buttons and sliders, return its result.
 
-    Parameters
-    ----------
-    work : Future
-        A task of the kernel's event loop.
-    interrupted : callable
-        Called at the first interrupt of the kernel. A second one cancels `work`.
-
-    Returns
-    -------
-    object
-        The result of `work`.
-
-    Raises
-    ------
-    StopInPlace
-        After a second interrupt.
+    `interrupted` is called at the first interrupt of the kernel; a second one cancels `work` and
+    raises `StopInPlace`.
     """
     doorman = Doorman()
     try:
@@ -173,7 +159,7 @@ class Doorman:
 def _interrupts() -> Iterator[list[int]]:
     """Note the kernel's interrupts in a list, in place of breaking into what is running."""
     presses: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
+    if threading.current_thread() is not threading.main_thread():  # no notebook
         yield presses
         return
     before = signal.signal(signal.SIGINT, lambda number, _: presses.append(number))
@@ -181,29 +167,3 @@ def _interrupts() -> Iterator[list[int]]:
         yield presses
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-@contextmanager
-def interrupt_between_cells(wish: Callable[[], None]) -> Iterator[Callable[[], None]]:
-    """Make the interrupt button a wish also while no cell runs, when the kernel ignores it.
-
-    Yields a function to call now and then: a cell that ends puts back what it found.
-    """
-    asking = [True]
-
-    def heard(number: int, frame: Any) -> None:
-        if asking:
-            wish()
-
-    def renew() -> None:
-        main = threading.current_thread() is threading.main_thread()
-        if main and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-            signal.signal(signal.SIGINT, heard)
-
-    renew()
-    try:
-        yield renew
-    finally:
-        asking.clear()
-        if signal.getsignal(signal.SIGINT) is heard:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)

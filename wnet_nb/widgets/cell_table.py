@@ -29,20 +29,13 @@ STYLE = (
 
 
 class CellTable(Panel):
-    """A sortable table; its row draws the cell white, and a click on a cell chooses its row.
+    """A sortable table of a result; its row draws the cell white in the viewer.
 
-    Parameters
-    ----------
-    result : Result
-    viewer : Viewer, optional
-        Shows the cells.
-    overlay : str
-        Name of the cells in the viewer.
+    A click on a cell of `overlay`, its name in the viewer, chooses its row.
     """
 
-    def __init__(self, result: Result, viewer: Viewer | None = None, overlay: str = "") -> None:
-        self.viewer, self.overlay = viewer, overlay
-        self.rows = result.cells()
+    def __init__(self, result: Result, viewer: Viewer, overlay: str) -> None:
+        self.viewer, self.overlay, self.rows = viewer, overlay, result.cells()
         self.by = widgets.Dropdown(
             options=[(title, name) for name, title, *_ in COLUMNS],
             description="sort by",
@@ -53,11 +46,10 @@ class CellTable(Panel):
         header = widgets.HTML(f'{STYLE}<pre class="wnet-table" style="margin:0">{head}</pre>')
         self.table = widgets.Select(rows=12, layout={"width": "98%", "max_width": "860px"})
         self.table.add_class("wnet-table")
-        self.by.observe(lambda _: self._sort(), "value")
-        self.down.observe(lambda _: self._sort(), "value")
+        self.by.observe(self._sort, "value")
+        self.down.observe(self._sort, "value")
         self.table.observe(self._show_cell, "value")
-        if viewer is not None:
-            viewer.on_cell = self._choose_row
+        viewer.on_cell = self._choose_row
         where = widgets.HTML(
             f"z, y, x in voxels. All columns are in <code>{escape(str(result.folder))}</code>"
         )
@@ -68,7 +60,7 @@ class CellTable(Panel):
         )
         self._sort()
 
-    def _sort(self) -> None:
+    def _sort(self, _: object = None) -> None:
         chosen = self.table.value
         rows = sorted(self.rows, key=lambda row: row[self.by.value], reverse=self.down.value)
         self.table.options = [(_line(row), int(row["label"])) for row in rows]
@@ -76,8 +68,7 @@ class CellTable(Panel):
 
     def _show_cell(self, change: Mapping[str, Any]) -> None:
         row = next((r for r in self.rows if r["label"] == change["new"]), None)
-        shown = self.viewer is not None and self.viewer.chosen != (self.overlay, change["new"])
-        if row is not None and shown:
+        if row is not None and self.viewer.chosen != (self.overlay, change["new"]):
             point = [row[f"centroid_{axis}_voxels"] for axis in "zyx"]
             self.viewer.choose(self.overlay, int(row["label"]), point)
 

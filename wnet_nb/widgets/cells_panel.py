@@ -14,7 +14,7 @@ from IPython.display import display
 
 from wnet_nb.files.result import PROJECTIONS, Result
 from wnet_nb.jobs.segment import Progress, count_in_words, segment
-from wnet_nb.jobs.stacks import Stack, Stacks
+from wnet_nb.jobs.stacks import Stacks
 from wnet_nb.widgets.busy_cell import StopInPlace, attend, explain, in_thread
 from wnet_nb.widgets.cell_table import CellTable
 from wnet_nb.widgets.panel import RED, Panel, message
@@ -32,8 +32,7 @@ async def find_cells(
 
     Parameters
     ----------
-    network : ModelField, TrainingPanel, Trained, str, Path or Checkpoint
-        What `jobs.models.load_model` takes, or what has that as its `source`.
+    network : ModelField, TrainingPanel, Trained, or what `jobs.models.load_model` takes
     stacks : Stacks
     changes : mapping, optional
         Options of the segmentation, such as `CellTuner.changes`.
@@ -43,38 +42,29 @@ async def find_cells(
     Returns
     -------
     list of Result
-        Of the volumes that worked; the panel names the others with the reason.
-
-    Raises
-    ------
-    StopInPlace
-        If none worked, or it was interrupted before the first was done.
+        Of the volumes that worked; the panel names the others with the reason. Without any, the
+        cell stops here (`StopInPlace`).
     """
     bar = widgets.FloatProgress(min=0, max=len(stacks), layout={"width": "98%"})
     status, lines = widgets.HTML(), widgets.HTML()
     shown = Panel([bar, status, lines], words=lambda: f"{status.value}<br>{lines.value}")
     display(shown._repr_mimebundle_(), raw=True)  # its still is left when it is done
-    heard: list[Progress] = []  # written in the thread, which touches no widget
-    stopping: list[bool] = []
+    loop, stopping = asyncio.get_running_loop(), []
 
-    def observe(progress: Progress) -> bool:
-        heard.append(progress)
+    def observe(progress: Progress) -> bool:  # in the thread, which touches no widget
+        loop.call_soon_threadsafe(show, progress)
         return bool(stopping)
 
-    def show() -> None:
-        if heard:
-            now = heard[-1]
-            bar.value = now.number - 1 + now.tiles / max(1, now.of_tiles)
-            status.value = message(f"{now.number} of {now.of_volumes}: {now.name} …")
-        told = [_describe(p) for p in list(heard) if p.result or p.failed]
-        lines.value = "<br>".join(told)
+    def show(now: Progress) -> None:
+        bar.value = now.number - 1 + now.tiles / max(1, now.of_tiles)
+        status.value = message(f"{now.number} of {now.of_volumes}: {now.name} …")
+        if now.result or now.failed:
+            lines.value += f"{_describe(now)}<br>"
 
     source = getattr(network, "source", network)
     work = partial(segment, source, stacks, out=folder, observe=observe, **(changes or {}))
-    job = in_thread(work)
-    watch = asyncio.ensure_future(_watch(job, show))
     try:
-        results = await attend(watch, partial(stopping.append, True))
+        results = await attend(in_thread(work), partial(stopping.append, True))
     except Exception as error:
         words = explain(error)
         if words is None:
@@ -83,20 +73,12 @@ async def find_cells(
         raise StopInPlace(words) from None
     finally:
         stopping.append(True)
-        show()
     if not results:
         raise StopInPlace("Interrupted before the first volume was done.")
     bar.value = bar.max
     status.value = message(f"{len(results)} of {len(stacks)} volumes are done.")
     shown.show_still()
     return results
-
-
-async def _watch(job: asyncio.Future[list[Result]], show: Any) -> list[Result]:
-    while not job.done():
-        await asyncio.wait([job], timeout=0.2)
-        show()
-    return job.result()
 
 
 def _describe(progress: Progress) -> str:
@@ -116,10 +98,6 @@ def network_name(result: Result) -> str:
     return "without network" if name == "none" else name
 
 
-def _stack_of(result: Result, stacks: Stacks) -> Stack:
-    return next(stack for stack in stacks if stack.sha256 == result.facts["sha256"])
-
-
 def view_cells(
     results: Sequence[Result],
     stacks: Stacks,
@@ -127,28 +105,21 @@ def view_cells(
     beside: Sequence[Result] = (),
     table: bool = False,
 ) -> Chooser:
-    """Return a viewer of the cells of each volume, with what to compare them with.
+    """Return a viewer of the cells of each result, on its volume in `stacks`.
 
-    Parameters
-    ----------
-    results : sequence of Result
-        Left of the curtain.
-    stacks : Stacks
-        Their volumes.
-    beside : sequence of Result, optional
-        Other results of the same volumes, right of the curtain; if not given, the cells that the
-        same steps find without a network.
-    table : bool
-        Whether to show the table of the cells below.
+    Right of the curtain are the results of the same volumes that stand `beside`, else the cells
+    that the same steps find without a network. A `table` of the cells is shown below if asked for.
     """
 
     def make(number: int) -> Panel:
         result = results[number]
-        stack = _stack_of(result, stacks)
-        same = [r for r in beside if r.facts["sha256"] == result.facts["sha256"]]
-        overlays = {_title(result): result.labels()}
-        overlays |= {_title(other): other.labels() for other in same}
-        if not same and result.facts["network_added"]:
+        sha256, added = result.facts["sha256"], result.facts["network_added"]
+        stack = next(stack for stack in stacks if stack.sha256 == sha256)
+        shown = [result, *(other for other in beside if other.facts["sha256"] == sha256)]
+        overlays = {
+            f"{network_name(one)}, {one.facts['count']} cells": one.labels() for one in shown
+        }
+        if len(shown) == 1 and added:
             count = result.facts["baseline_count"]
             overlays[f"without network, {count} cells"] = result.baseline_labels()
         overlays |= true_overlay(stack)
@@ -162,16 +133,12 @@ def view_cells(
     return Chooser([result.name for result in results], make)
 
 
-def _title(result: Result) -> str:
-    return f"{network_name(result)}, {result.facts['count']} cells"
-
-
 def _in_three_dimensions(result: Result) -> list[widgets.Widget]:
     """Return the picture of the cells from three sides, folded away; nothing if it is not there."""
     path = result.folder / PROJECTIONS
     if not path.exists():
         return []
-    picture = widgets.Image(value=path.read_bytes(), format="png", layout={"max_width": "100%"})
+    picture = widgets.Image(value=path.read_bytes(), layout={"max_width": "100%"})
     fold = widgets.Accordion([picture], selected_index=None)
     fold.set_title(0, "the cells in three dimensions")
     return [fold]
@@ -179,23 +146,22 @@ def _in_three_dimensions(result: Result) -> list[widgets.Widget]:
 
 def show_scores(results: Sequence[Result]) -> widgets.Widget:
     """Return the scores of each result whose volume has true labels, or why there are none."""
-    parts: list[widgets.Widget] = []
+    parts, texts, pictures = [], [], []
     for result in results:
         if result.scores is None:
             continue
         words = f"<b>{escape(result.name)}</b>, {escape(network_name(result))}: "
-        parts.append(widgets.HTML(words + escape(_scores_in_words(result.scores))))
+        texts.append(words + escape(_scores_in_words(result.scores)))
+        parts.append(widgets.HTML(texts[-1]))
         if result.scores_picture.exists():
-            png, layout = result.scores_picture.read_bytes(), {"width": "600px"}
-            layout["max_width"] = "100%"
-            parts.append(widgets.Image(value=png, format="png", layout=layout))
+            pictures.append(result.scores_picture.read_bytes())
+            layout = {"width": "600px", "max_width": "100%"}
+            parts.append(widgets.Image(value=pictures[-1], layout=layout))
     if not parts:
         return widgets.HTML(
             "No labels were given, so nobody can say how right this is: compare with the result "
             "without a network by eye."
         )
-    pictures = [part.value for part in parts if isinstance(part, widgets.Image)]
-    texts = [part.value for part in parts if isinstance(part, widgets.HTML)]
     return Panel(parts, lambda: pictures[0] if pictures else b"", lambda: "<br>".join(texts))
 
 

@@ -20,7 +20,7 @@ from wnet_nb.jobs.stacks import Stack, Stacks, read_stacks
 from wnet_nb.widgets import remembered
 from wnet_nb.widgets.busy_cell import StopInPlace
 from wnet_nb.widgets.option_field import OptionField
-from wnet_nb.widgets.panel import ORANGE, RED, Panel, message
+from wnet_nb.widgets.panel import ORANGE, RED, SIDE, WIDE, Panel, message
 
 EXAMPLE = "example"
 OFFERED = 200  # files at most
@@ -38,8 +38,6 @@ class DataField(Panel):
         True labels, only to compare with.
     like : DataField, optional
         Another field: what is said there of the data holds here to begin with.
-    preset : str
-        What the volumes are judged for, until `judge` is told otherwise.
     part : str
         Under this name, what is filled in stays for the next time.
     """
@@ -50,7 +48,6 @@ class DataField(Panel):
         labels: str | Path | None = None,
         *,
         like: DataField | None = None,
-        preset: str = "quick",
         part: str = "data",
     ) -> None:
         nothing = {"path": EXAMPLE, "labels": "", "slices": False}
@@ -58,8 +55,7 @@ class DataField(Panel):
         self._begun = nothing if like is None else like.entries
         if path is not None:
             self._begun |= {"path": str(path), "labels": str(labels or "")}
-        self._part, self._preset, self._reason = part, preset, ""
-        self._stacks: Stacks | None = None
+        self._part, self._reason, self._stacks = part, "", None
         filled = self._begun | remembered.recall(part, self._begun)
         self.path = _path_field(filled["path"], "file or folder")
         self.labels = _path_field(filled["labels"], "labels, if any")
@@ -72,10 +68,9 @@ class DataField(Panel):
         self.found = widgets.HTML()
         self.reset = widgets.Button(description="Reset", tooltip="to what the cell says")
         self.reset.on_click(self._reset)
-        parts = [self.slices, *self.fields.values(), self.reset]
-        more = widgets.Accordion(children=[widgets.VBox(parts)])
+        parts = widgets.VBox([self.slices, *self.fields.values(), self.reset])
+        more = widgets.Accordion([parts], selected_index=None)
         more.set_title(0, "Channel, time point, voxel size, reset")
-        more.selected_index = None
         for control in (self.path, self.labels, self.slices):
             control.observe(self.read, "value")
         super().__init__([self.path, self.labels, more, self.found], words=lambda: self.found.value)
@@ -117,7 +112,7 @@ class DataField(Panel):
             for field in self.fields.values():
                 if field.fault:
                     raise UserError(field.fault)
-            settings = config.preset(self._preset, **self.options)
+            settings = config.preset("quick", **self.options)
             labels = clean_path(self.labels.value) if self.labels.value.strip() else None
             found = read_stacks(
                 self._chosen(), settings, labels=labels, slices=self.slices.value
@@ -132,7 +127,7 @@ class DataField(Panel):
     def judge(self, settings: Settings) -> None:
         """Judge the volumes anew, for what they are to be used with."""
         if self._stacks is not None:
-            findings = [tuple(check.check_volume(s, settings)) for s in self._stacks]
+            findings = [check.check_volume(stack, settings) for stack in self._stacks]
             self.found.value = _describe(self._stacks, findings)
 
     def _chosen(self) -> Path:
@@ -145,7 +140,6 @@ class DataField(Panel):
         return image if image.exists() else example.write_example(image.parent)
 
     def _reset(self, _: object) -> None:
-        remembered.forget()
         for name, field in self.fields.items():
             field.value = self._begun[name]
         self.slices.value, self.labels.value = self._begun["slices"], self._begun["labels"]
@@ -166,11 +160,7 @@ def clean_path(text: str) -> Path:
 def _path_field(value: str, name: str) -> widgets.Combobox:
     """Return a field that offers the folders and TIFFs beside and below what it says."""
     field = widgets.Combobox(
-        value=value,
-        description=name,
-        continuous_update=False,
-        layout={"width": "98%", "max_width": "800px"},
-        style={"description_width": "110px"},
+        value=value, description=name, continuous_update=False, layout=WIDE, style=SIDE
     )
 
     def offer(_: object = None) -> None:

@@ -17,8 +17,9 @@ from wnet_nb.jobs.models import is_word, load_model
 from wnet_nb.widgets import remembered
 from wnet_nb.widgets.busy_cell import StopInPlace
 from wnet_nb.widgets.data_field import clean_path
-from wnet_nb.widgets.panel import RED, Panel, message
+from wnet_nb.widgets.panel import RED, SIDE, WIDE, Panel, message
 
+RUNS = Path("runs")  # where every training in a notebook gets a folder of its own
 WORDS = {
     "starter": "the network in this package, trained on simulated cells",
     "none": "no network: the same steps on the image alone",
@@ -29,31 +30,20 @@ WORDS = {
 class ModelField(Panel):
     """Which network finds the cells; lists the runs that are there.
 
-    Parameters
-    ----------
-    value : str or Path, optional
-        A run folder, a weights file, ``starter`` (if not given), ``published`` or ``none``.
-    folder : str or Path
-        Where the runs are.
-    part : str
-        Under this name, what is filled in stays for the next time.
+    It begins with `value`: a run folder, a weights file, ``starter`` (if not given), ``published``
+    or ``none``. What is filled in stays for the next time, under the name `part`.
     """
 
-    def __init__(
-        self, value: str | Path = "", *, folder: str | Path = "runs", part: str = "model"
-    ) -> None:
-        self._part, self._fault = part, ""
-        self._begun = str(value) or STARTER
+    def __init__(self, value: str | Path = "", *, part: str = "model") -> None:
+        self._part, self._fault, self._begun = part, "", str(value) or STARTER
         chosen = remembered.recall(part, self._begun).get("model", self._begun)
-        wide = {"layout": {"width": "98%", "max_width": "800px"}}
-        style = {"description_width": "110px"}
         self.choice = widgets.Text(
-            value=chosen, description="network", continuous_update=False, style=style, **wide
+            chosen, description="network", continuous_update=False, layout=WIDE, style=SIDE
         )
         options = [("(choose)", ""), *((f"{word}: {text}", word) for word, text in WORDS.items())]
-        options += [(_describe_run(run), str(run)) for run in find_runs(folder)]
+        options += [(_describe_run(run), str(run)) for run in find_runs()]
         self.list = widgets.Dropdown(
-            options=options, description="what is there", style=style, **wide
+            options=options, description="what is there", layout=WIDE, style=SIDE
         )
         self.found = widgets.HTML()
         self.list.observe(self._take, "value")
@@ -94,9 +84,9 @@ class ModelField(Panel):
         return f"A network of {settings.base_channels} channels and {settings.n_classes} classes"
 
 
-def find_runs(folder: str | Path) -> list[Path]:
+def find_runs() -> list[Path]:
     """Return the run folders with a network in them, the newest first."""
-    runs = [path for path in Path(folder).glob("[!.]*") if run_files.is_run(path)]
+    runs = [path for path in RUNS.glob("[!.]*") if run_files.is_run(path)]
     runs = [run for run in runs if (run / checkpoint.WEIGHTS).exists()]
     return sorted(runs, key=lambda run: -(run / checkpoint.WEIGHTS).stat().st_mtime)
 
@@ -104,13 +94,12 @@ def find_runs(folder: str | Path) -> list[Path]:
 def _describe_run(run: Path) -> str:
     """Return a run's date, volumes and cells in one line."""
     made = datetime.fromtimestamp((run / checkpoint.WEIGHTS).stat().st_mtime)
-    words = [f"{run}: {made:%d %b %Y %H:%M}"]
+    words = f"{run}: {made:%d %b %Y %H:%M}"
     try:
         names = [stack["name"] for stack in run_files.read_record(run).get("inputs", [])]
         newest = {result.name: result.facts["count"] for result in Result.find_all(run)}
     except (UserError, KeyError, TypeError) as error:
-        return f"{words[0]}, not readable: {escape(str(error))}"
+        return f"{words}, not readable: {escape(str(error))}"
     more = f" and {len(names) - 2} more" if len(names) > 2 else ""
-    words.append(", ".join(names[:2]) + more)
-    words.append(f"{sum(newest.values())} cells" if newest else "no cells yet")
-    return ", ".join(words)
+    cells = f"{sum(newest.values())} cells" if newest else "no cells yet"
+    return f"{words}, {', '.join(names[:2])}{more}, {cells}"

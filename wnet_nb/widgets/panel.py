@@ -16,6 +16,8 @@ from IPython.display import display
 
 RED, ORANGE = "#b91c1c", "#b45309"
 WIDGET = "application/vnd.jupyter.widget-view+json"
+WIDE = {"width": "98%", "max_width": "800px"}  # of a field for a path
+SIDE = {"description_width": "110px"}
 
 
 def message(text: str, colour: str = "inherit") -> str:
@@ -27,13 +29,7 @@ def message(text: str, colour: str = "inherit") -> str:
 class Panel(widgets.VBox):
     """A box that is displayed together with a still of itself, which hides while the box lives.
 
-    Parameters
-    ----------
-    children : sequence of Widget
-    picture : callable, optional
-        Returns the PNG, asked for when the box is displayed.
-    words : callable, optional
-        Returns HTML, of which the text is taken.
+    `picture` returns the PNG of the still and `words` its HTML, when the box is displayed.
     """
 
     def __init__(
@@ -45,10 +41,8 @@ class Panel(widgets.VBox):
         # A live box brings this rule into the page; a dead one does not, and its still is seen.
         super().__init__()
         self._still = f"wnet-still-{self.model_id}"
-        self._rule = widgets.HTML(
-            f"<style>.{self._still} {{display:none}}</style>", layout={"display": "none"}
-        )
-        self.children = [*children, self._rule]
+        rule = f"<style>.{self._still} {{display:none}}</style>"
+        self.children = [*children, widgets.HTML(rule, layout={"display": "none"})]
         self.layout.width = "100%"
         self.add_class(f"wnet-{type(self).__name__.lower()}")
         self._picture, self._words = picture, words

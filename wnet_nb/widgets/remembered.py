@@ -13,14 +13,10 @@ FILE = "wnet_nb_last_used.json"
 
 
 def recall(part: str, given: Any) -> dict[str, Any]:
-    """Return what was filled in at a part of the notebook, if the cell says the same as then.
+    """Return what was filled in at a part of the notebook, such as ``data``.
 
-    Parameters
-    ----------
-    part : str
-        Such as ``data``.
-    given : JSON value
-        What the cell itself says: where somebody edits the cell, that holds.
+    Nothing if the cell said something else then than `given`, a JSON value: where somebody edits
+    the cell, that holds.
     """
     kept = _read().get(part, {})
     same = isinstance(kept, dict) and kept.get("given") == json.loads(json.dumps(given))

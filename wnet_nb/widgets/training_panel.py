@@ -27,21 +27,22 @@ from wnet_nb.jobs.models import load_model
 from wnet_nb.jobs.run_folder import free_run
 from wnet_nb.jobs.stacks import Stacks
 from wnet_nb.jobs.train import train_events
-from wnet_nb.widgets.busy_cell import (
-    POLL_SECONDS,
-    StopInPlace,
-    attend,
-    explain,
-    in_thread,
-    interrupt_between_cells,
-)
+from wnet_nb.widgets.busy_cell import POLL_SECONDS, StopInPlace, attend, explain, in_thread
+from wnet_nb.widgets.model_field import RUNS
 from wnet_nb.widgets.option_field import OptionField
 from wnet_nb.widgets.option_form import SettingsForm
 from wnet_nb.widgets.panel import RED, Panel, message
-from wnet_nb.widgets.training_state import TrainingState
+from wnet_nb.widgets.training_state import GOING, TrainingState
 from wnet_nb.widgets.training_view import TrainingView
 
 Events = Generator[Event, None, None]
+BUTTONS = {  # what is asked for: what the button says, and its colour
+    "pause": ("Pause", ""),
+    "resume": ("Go on", "success"),
+    "stop": ("Stop and keep", "warning"),
+    "snapshot": ("Save now", ""),
+    "extend": ("Extend by", ""),
+}
 
 
 @dataclass(frozen=True)
@@ -64,93 +65,60 @@ class Trained:
         return "\n".join(read_losses(self.history, self.model.settings))
 
 
-def open_training(
-    stacks: Stacks,
-    settings: SettingsForm | Settings,
-    *,
-    folder: str | Path = "runs",
-    run: Path | None = None,
-    guard: Callable[[Events], Events] | None = None,
-) -> TrainingPanel:
-    """Return the panel of the training that runs in this kernel, else a new `TrainingPanel`."""
-    running = TrainingPanel.running
-    if running is None or not running.state.going:
-        return TrainingPanel(stacks, settings, folder=folder, run=run, guard=guard)
-    running.view.facts.value = message(
-        "This training is running already, with the data and options it was started with. Stop it "
-        "and run the cell again to train anew."
-    )
-    return running
-
-
 def last_trained() -> Path | str:
     """Return the run that was trained in this kernel; empty if there is none with a model."""
-    panel = TrainingPanel.running
+    panel = TrainingPanel.last
     return panel.run if panel is not None and panel.has_model else ""
 
 
 class TrainingPanel(Panel):
-    """Trains in the notebook and shows how it goes.
+    """Trains in the cell that awaits `train`, and shows how it goes.
 
     Parameters
     ----------
     stacks : Stacks
-        What to train on, from `DataField.stacks`.
+        What to train on.
     settings : SettingsForm or Settings
         A form is read when the training starts.
-    folder : str or Path
-        A training makes a new folder here.
     run : Path, optional
-        The run's folder, if it is to have that one.
+        The run's folder; a new one in ``runs`` if not given.
     guard : callable, optional
         Gets the events of the training and passes them on.
-
-    Attributes
-    ----------
-    live : dict of str to OptionField
-        The options that may change while it trains.
     """
 
-    running: TrainingPanel | None = None  # of this kernel: there is one training at a time
+    last: TrainingPanel | None = None  # that trained in this kernel
 
     def __init__(
         self,
         stacks: Stacks,
         settings: SettingsForm | Settings,
         *,
-        folder: str | Path = "runs",
         run: Path | None = None,
         guard: Callable[[Events], Events] | None = None,
     ) -> None:
-        self.stacks, self._given, self.folder = stacks, settings, Path(folder)
-        self.run, self._guard = run, guard
+        self.stacks, self._given, self.run, self._guard = stacks, settings, run, guard
         self._settings = self._read_settings()
         self.state, self.controls = TrainingState(self._settings.epochs), Controls()
-        self._task: asyncio.Task[None] | None = None
-        try:
-            self._loop = asyncio.get_running_loop()
-        except RuntimeError:  # no notebook
-            self._loop = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self.view = TrainingView(self._settings)
         super().__init__(self._build(), lambda: self.view.curves.value)
-        self.view.say("Ready. The training starts with the next cell, or with Start.")
+        self.view.say("Ready. The next cell starts the training.")
         self._show_buttons()
 
     def _read_settings(self) -> Settings:
-        given = self._given
-        return given.settings if isinstance(given, SettingsForm) else given
+        return getattr(self._given, "settings", self._given)  # of a form, as it is now
 
     # ------------------------------------------------------------------ buttons and sliders
 
     def _build(self) -> list[widgets.Widget]:
-        self.start = _button("Start", partial(self._press, "start"), "success")
-        self.pause = _button("Pause", partial(self._press, "pause"))
-        self.stop = _button("Stop and keep", self.wish_stop, "warning")
-        self.snapshot = _button("Save now", partial(self._press, "snapshot"))
-        self.extend = _button("Extend by", partial(self._press, "extend"))
+        self.buttons = {}
+        for what, (words, style) in BUTTONS.items():
+            layout = {"width": "auto", "min_width": "64px"}
+            button = widgets.Button(description=words, button_style=style, layout=layout)
+            button.on_click(partial(self._press, what))
+            self.buttons[what] = button
         self.more = widgets.BoundedIntText(5, min=1, max=100_000, layout={"width": "60px"})
-        buttons = [self.start, self.pause, self.stop, self.snapshot, self.extend, self.more]
-        top = widgets.HBox([*buttons, widgets.HTML("epochs")], layout={"flex_flow": "row wrap"})
+        top = [*self.buttons.values(), self.more, widgets.HTML("epochs")]
         self.live = {
             name: OptionField(
                 name, getattr(self._settings, name), partial(self._take_live, name), brief=True
@@ -159,52 +127,34 @@ class TrainingPanel(Panel):
             if "slider" in OPTIONS[name].roles
         }
         title = widgets.HTML("<b>Change while it trains</b> (acts at the next step)")
-        return [top, self.view, title, *self.live.values()]
+        row = widgets.HBox(top, layout={"flex_flow": "row wrap"})
+        return [row, self.view, title, *self.live.values()]
 
     def _show_buttons(self) -> None:
         """Let only those buttons be pressed that would do something now."""
-        may = self.state.may
-        self.start.description = "Go on" if self.state.begun or self.state.going else "Start"
-        self.start.disabled, self.pause.disabled = not may("start"), not may("pause")
-        self.stop.disabled, self.snapshot.disabled = not may("stop"), not may("snapshot")
-        self.extend.disabled = not may("extend")
+        for what, button in self.buttons.items():
+            button.disabled = not self.state.may(what)
 
-    def _press(self, what: str) -> None:
+    def _press(self, what: str, _: object) -> None:
         """Do what a button asks; its handler may run in any thread of the kernel."""
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._ask, what)
 
     def _ask(self, what: str) -> None:
-        other = TrainingPanel.running
-        if other not in (None, self) and other.state.going:
-            self.view.say("Another training is running in this notebook; stop it first.", RED)
+        if not self.state.may(what):  # pressed twice before it was drawn
             return
-        going = self.state.going
-        try:
-            if what == "start" and not self.state.begun:
-                self._take_settings()
-            self.state.ask(what, self.more.value)
-        except (UserError, StopInPlace) as error:
-            self.view.say(f"{error}.", RED)
-            return
-        if what == "snapshot":
+        self.state.ask(what, self.more.value)
+        if what == "stop":
+            self.view.say("Stopping after this step …")
+        elif what == "snapshot":
             self.controls.save_now()
             self.view.facts.value = message(f"Saved before the next step, in '{self.run}'.")
         elif what == "extend":
             self._settings = self._settings.replace(epochs=self.state.epochs)
             self.controls.change(epochs=self.state.epochs)
-            self.view.say(f"The training goes on to epoch {self.state.epochs}.")
-        if not going and self.state.going:
-            TrainingPanel.running = self
-            self._task = asyncio.ensure_future(self._train())
+            again = "" if self.state.phase in GOING else " when its cell is run again"
+            self.view.say(f"The training goes on to epoch {self.state.epochs}{again}.")
         self._show_buttons()
-
-    def wish_stop(self) -> None:
-        """Stop after the step that is being taken, and keep the model."""
-        if self.state.may("stop"):
-            self.state.ask("stop")
-            self.view.say("Stopping after this step …")
-            self._show_buttons()
 
     def _take_live(self, name: str) -> None:
         field = self.live[name]
@@ -229,15 +179,11 @@ class TrainingPanel(Panel):
     async def check(self) -> None:
         """Take two steps on the side and say what the training will take.
 
-        Raises
-        ------
-        StopInPlace
-            If it cannot be done or is interrupted; the panel says why.
+        The cell stops here (`StopInPlace`) if it cannot be done or is interrupted.
         """
         if not self.state.may("check"):
             return
         self.state.ask("check")
-        self._show_buttons()
         self.view.say("Trying two steps …")
         try:
             work = in_thread(estimate_training, self.stacks, self._read_settings())
@@ -249,24 +195,21 @@ class TrainingPanel(Panel):
             raise self._told(error) from None
         finally:
             self.state.end()
-            self._show_buttons()
 
     async def train(self) -> Trained:
-        """Train to the end or to the stop, or wait for the training that Start began.
+        """Train to the end or to the stop, or on from there; a finished training is left as it is.
 
-        Raises
-        ------
-        StopInPlace
-            If it cannot go on; the panel says why.
+        The cell stops here (`StopInPlace`) if it cannot go on; the panel says why.
         """
-        task = self._task
-        if task is None or (task.done() and (task.cancelled() or task.exception())):
-            self._loop = asyncio.get_running_loop()
-            self._ask("start")
-        if self._task is None:
-            raise StopInPlace("The training was not started; the panel says why.")
+        if not self.state.may("start"):
+            return self.trained
+        TrainingPanel.last, self._loop = self, asyncio.get_running_loop()
+        if not self.state.begun:
+            self._take_settings()
+        self.state.ask("start")
+        self._show_buttons()
         try:
-            await attend(self._task, self.wish_stop)
+            await attend(asyncio.ensure_future(self._train()), partial(self._ask, "stop"))
         finally:
             self.show_still()
         return self.trained
@@ -290,27 +233,25 @@ class TrainingPanel(Panel):
         return Trained(self.run, load_model(self.run), history, self.state.phase == "finished")
 
     async def _train(self) -> None:
+        state = self.state
         try:
             if self.run is None:
-                self.run = free_run(self.folder, self.stacks.stacks[0].name)
-            with interrupt_between_cells(self.wish_stop) as renew:
-                while self.state.phase != "stopping" and self.state.done < self.state.epochs:
-                    await self._go_on(renew)
-            if not self.state.begun:
+                self.run = free_run(RUNS, self.stacks.stacks[0].name)
+            while state.phase != "stopping" and state.done < state.epochs:
+                await self._go_on()
+            if not state.begun:
                 raise StopInPlace("Stopped before the first step: there is no model to keep.")
         except Exception as error:
             raise self._told(error) from None
         finally:
-            self.state.end()
+            state.end()
             self._show_buttons()
         how = "Finished"
-        if self.state.phase != "finished":
+        if state.phase != "finished":
             how = "Stopped, and the model of the last step is kept"
-        self.view.say(
-            f"{how}: {self.state.done} epochs{self.view.dice}; see '{self.run}/report.html'."
-        )
+        self.view.say(f"{how}: {state.done} epochs{self.view.dice}; see '{self.run}/report.html'.")
 
-    async def _go_on(self, renew: Callable[[], None]) -> None:
+    async def _go_on(self) -> None:
         """Train to the last epoch, or until the end is asked for."""
         state, view = self.state, self.view
         view.say("Preparing the volumes …")
@@ -318,7 +259,6 @@ class TrainingPanel(Panel):
         events = await in_thread(self._open)
         try:
             while (event := await in_thread(next, events, None)) is not None:
-                renew()
                 view.show(event, await in_thread(view.draw, event))
                 self._note(event)
                 while state.phase == "paused":
@@ -349,10 +289,3 @@ class TrainingPanel(Panel):
         words = explain(error)
         self.view.say(words or f"Unexpected: {error!r}", RED)
         return error if words is None else StopInPlace(words)
-
-
-def _button(name: str, press: Callable[[], None], style: str = "") -> widgets.Button:
-    layout = widgets.Layout(width="auto", min_width="64px")
-    button = widgets.Button(description=name, button_style=style, layout=layout)
-    button.on_click(lambda _: press())
-    return button

@@ -6,9 +6,9 @@ from wnet_nb.errors import UserError
 
 MAY = {  # what may be asked for in each phase
     "idle": {"check", "start"},
-    "checking": {"stop"},
+    "checking": set(),
     "training": {"pause", "stop", "snapshot", "extend"},
-    "paused": {"start", "stop", "extend"},
+    "paused": {"resume", "stop", "extend"},
     "stopping": set(),
     "stopped": {"check", "start", "extend"},
     "finished": {"extend"},
@@ -17,57 +17,30 @@ GOING = ("training", "paused", "stopping")
 
 
 class TrainingState:
-    """The phase of a training and the epochs it is for.
-
-    Parameters
-    ----------
-    epochs : int
-        To train.
-
-    Attributes
-    ----------
-    phase : str
-        A key of `MAY`.
-    epochs : int
-        The last epoch that is asked for.
-    done : int
-        Epochs that are over.
-    begun : bool
-        Whether a step was taken: then there is a model to go on with.
-    """
+    """The phase of a training; the epochs asked for and over; whether a step was taken."""
 
     def __init__(self, epochs: int) -> None:
         self.phase, self.epochs, self.done, self.begun = "idle", epochs, 0, False
-
-    @property
-    def going(self) -> bool:
-        """Whether a training is under way, also while it pauses or comes to its end."""
-        return self.phase in GOING
 
     def may(self, what: str) -> bool:
         """Return whether something may be asked for now."""
         return what in MAY[self.phase] and (what != "extend" or self.begun)
 
     def ask(self, what: str, epochs: int = 0) -> None:
-        """Ask for ``check``, ``start``, ``pause``, ``stop``, ``snapshot`` or ``extend``.
+        """Ask for a word of `MAY`; UserError, and the state is as before, if that cannot be now.
 
         `epochs` are those to extend by: from the last one asked for while it trains, else from the
-        last one that is over.
-
-        Raises
-        ------
-        UserError
-            If it cannot be asked for now; the state is as before.
+        last one that is over; then the training can be started again.
         """
         if not self.may(what):
             raise UserError(f"'{what}' is not possible now: the training is {self.phase}")
-        if what == "extend":
-            self.epochs = (self.epochs if self.going else self.done) + epochs
-            if self.phase == "paused":
-                return
-        self.phase = {
-            "check": "checking", "pause": "paused", "stop": "stopping",
-        }.get(what, "training")  # fmt: skip
+        if what == "extend" and self.phase in GOING:
+            self.epochs += epochs
+        elif what == "extend":
+            self.epochs, self.phase = self.done + epochs, "stopped"
+        elif what != "snapshot":
+            phases = {"check": "checking", "pause": "paused", "stop": "stopping"}
+            self.phase = phases.get(what, "training")
 
     def end(self) -> None:
         """Note that the work has ended, whether it was done, stopped or broken off."""

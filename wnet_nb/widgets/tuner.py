@@ -7,56 +7,72 @@ from typing import Any
 
 import ipywidgets as widgets
 import numpy as np
+from scipy import ndimage
 
 from wnet_nb.cells.outlines import Instances, segment_instances
 from wnet_nb.cells.scores import match_instances
 from wnet_nb.data import Prepared
 from wnet_nb.errors import UserError
 from wnet_nb.figures import curves
+from wnet_nb.jobs.class_map import class_map
 from wnet_nb.jobs.models import load_model
-from wnet_nb.jobs.segment import class_map
 from wnet_nb.jobs.stacks import Stacks
 from wnet_nb.widgets import remembered
-from wnet_nb.widgets.option_field import OptionField
+from wnet_nb.widgets.option_field import LINEAR, OptionField
 from wnet_nb.widgets.panel import RED, Panel, message
-from wnet_nb.widgets.viewer import TRUTH, Viewer
+from wnet_nb.widgets.viewer import TRUTH, Chooser, Viewer
 
 CROP_VOXELS = 96  # edge of the crop: small enough to answer within a second or two
 TUNED = ("cell_radius_um", "boundary", "minimum_size", "foreground_classes")
 
 
 class CellTuner(Panel):
-    """Sliders for cell radius, boundary and smallest cell, live on a crop.
+    """Sliders for cell radius, boundary and smallest cell, live on the liveliest part of a volume.
 
-    Parameters
-    ----------
-    network : ModelField, TrainingPanel, Trained, str or Path
-        See `find_cells`.
-    stacks : Stacks
-        One can be chosen; the crop is where most happens in it.
+    `network` and `stacks` are as for `find_cells`, and `changes` are the options for it.
     """
 
     def __init__(self, network: Any, stacks: Stacks) -> None:
         self._model, self._stacks = load_model(getattr(network, "source", network)), stacks
         self._settings = self._model.settings
         self._given = {"network": str(self._model.source), "stacks": str(stacks.path)}
-        self.which = widgets.Dropdown(
-            options=[(stack.name, n) for n, stack in enumerate(stacks)], description="volume"
-        )
-        self.which.layout.display = "" if len(stacks) > 1 else "none"
-        self.which.observe(self._open, "value")
-        self.count, self.sizes = widgets.HTML(), widgets.Image(format="png")
-        self.sizes.layout = widgets.Layout(max_width="100%")
-        self._box, self.viewer = widgets.VBox(), None
-        self._take_crop()
-        self._make_fields(self._segment({}))
+        self.count, self.sizes = widgets.HTML(), widgets.Image(layout={"max_width": "100%"})
+        self.fields: dict[str, OptionField] = {}
+        self.chooser = Chooser([stack.name for stack in stacks], self._open)
         self.undo = widgets.Button(description="As found")
-        self.undo.on_click(lambda _: self._undo())
+        self.undo.on_click(self._undo)
         super().__init__(
-            [self.which, self._box, *self.fields.values(), self.undo],
-            lambda: self.viewer.picture.value,
+            [self.chooser, *self.fields.values(), self.undo], lambda: self.viewer.picture.value
         )
-        self._show_crop()
+
+    @property
+    def viewer(self) -> Viewer:
+        """Of the crop that is shown."""
+        return self.chooser.shown
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """Options that were moved away from what was found, for `find_cells`."""
+        return {n: f.value for n, f in self.fields.items() if f.value != self._found[n]}
+
+    def _open(self, number: int) -> Viewer:
+        """Find the class probabilities in a crop of a volume, and show its cells."""
+        self._stack = stack = self._stacks[number]
+        source = class_map(stack, self._model, self._settings)
+        source.prepared, place = _crop(source.prepared, stack.array)
+        self._image = np.asarray(stack.array[place])
+        self._truth = None if stack.truth is None else stack.truth[place]
+        self._probabilities = source.predict(None)
+        if not self.fields:
+            self._make_fields(self._segment())
+        cells = self._segment()
+        overlays = {"cells": cells.labels}
+        if self._truth is not None:
+            overlays[TRUTH] = self._truth
+        self._describe(cells)
+        below = [self.count, self.sizes]
+        size = stack.voxel_size_um
+        return Viewer(self._image, voxel_size_um=size, overlays=overlays, below=below)
 
     def _make_fields(self, cells: Instances) -> None:
         found = {"cell_radius_um": cells.cell_size.radius_um, "boundary": cells.boundary}
@@ -64,9 +80,9 @@ class CellTuner(Panel):
         self._found |= {n: float(f"{v:.3g}") for n, v in found.items() if self._found[n] is None}
         radius = self._found["cell_radius_um"]
         spans = {
-            "cell_radius_um": (0.4 * radius, 2.5 * radius, 105, False),
-            "boundary": (0.05, 0.95, 90, False),
-            "minimum_size": (0.0, 1.0, 50, False),
+            "cell_radius_um": (LINEAR, 0.4 * radius, 2.5 * radius, 0.02 * radius),
+            "boundary": (LINEAR, 0.05, 0.95, 0.01),
+            "minimum_size": (LINEAR, 0, 1, 0.02),
         }
         self.fields = {
             n: OptionField(n, self._found[n], self._update, span=spans.get(n)) for n in TUNED
@@ -74,46 +90,18 @@ class CellTuner(Panel):
         for name, value in remembered.recall("tuner", self._given).items():
             self.fields[name].value = value
 
-    @property
-    def changes(self) -> dict[str, Any]:
-        """Options that were moved away from what was found, for `find_cells`."""
-        return {n: f.value for n, f in self.fields.items() if f.value != self._found[n]}
-
-    def _undo(self) -> None:
+    def _undo(self, _: object) -> None:
         for name, field in self.fields.items():
             field.value = self._found[name]
         self._update()
 
-    def _open(self, _: object) -> None:
-        self._take_crop()
-        self._show_crop()
-
-    def _take_crop(self) -> None:
-        """Find the class probabilities of the liveliest part of the volume that is chosen."""
-        stack = self._stacks[self.which.value]
-        source = class_map(stack, self._model, self._settings)
-        source.prepared, self._place = _crop(source.prepared, stack.array)
-        self._image = np.asarray(stack.array[self._place])
-        self._size, truth = stack.voxel_size_um, stack.truth
-        self._truth = None if truth is None else truth[self._place]
-        self._probabilities = source.predict(None)
-
-    def _show_crop(self) -> None:
-        overlays = {"cells": self._segment(self.changes).labels}
-        if self._truth is not None:
-            overlays[TRUTH] = self._truth
-        below = [self.count, self.sizes]
-        self.viewer = Viewer(self._image, voxel_size_um=self._size, overlays=overlays, below=below)
-        self._box.children = [self.viewer]
-        self._update()
-
-    def _segment(self, changes: dict[str, Any]) -> Instances:
-        settings, stack = self._settings.replace(**changes), self._stacks[self.which.value]
+    def _segment(self) -> Instances:
+        settings, stack = self._settings.replace(**self.changes), self._stack
         source = class_map(stack, self._model, settings)
         return segment_instances(
             self._probabilities,
             self._image,
-            voxel_size_um=self._size,
+            voxel_size_um=stack.voxel_size_um,
             cell_radius_um=settings.cell_radius_um or stack.cell_size,
             foreground_classes=source.foreground_classes,
             core_class=source.core_class,
@@ -126,16 +114,16 @@ class CellTuner(Panel):
         try:
             if faults:
                 raise UserError(faults[0])
-            cells = self._segment(self.changes)
+            cells = self._segment()
         except UserError as error:
             self.count.value = message(f"{error}.", RED)
             return
         self.viewer.set_overlay("cells", cells.labels)
-        self._show(cells)
+        self._describe(cells)
         remembered.keep("tuner", self._given, self.changes)
 
-    def _show(self, cells: Instances) -> None:
-        voxel = float(np.prod(self._size))
+    def _describe(self, cells: Instances) -> None:
+        voxel = float(np.prod(self._stack.voxel_size_um))
         volumes = np.bincount(cells.labels.ravel())[1:] * voxel
         smallest = self.fields["minimum_size"].value * 4 / 3 * np.pi * cells.cell_size.radius_um**3
         self.sizes.value = curves.figure_png(curves.plot_sizes(volumes, smallest))
@@ -149,16 +137,14 @@ class CellTuner(Panel):
 
 def _crop(prepared: Prepared, image: np.ndarray) -> tuple[Prepared, tuple[slice, ...]]:
     """Return the liveliest part of a prepared volume, and where it lies in the image."""
-    size = [max(1, CROP_VOXELS // f) for f in prepared.factors]
-    array = prepared.array
-    starts = [
-        range(0, max(1, n - s + 1), max(1, s // 2)) for n, s in zip(array.shape, size, strict=True)
-    ]
-    corners = np.stack(np.meshgrid(*starts, indexing="ij"), -1).reshape(-1, 3)
-    parts = [
-        tuple(slice(c, c + s) for c, s in zip(corner, size, strict=True)) for corner in corners
-    ]
-    part = max(parts, key=lambda p: float(array[p][::2, ::2, ::2].std()))
+    array, whole = prepared.array, np.array(prepared.array.shape)
+    size = np.minimum(whole, np.maximum(1, CROP_VOXELS // np.array(prepared.factors)))
+    thin = array[::4, ::4, ::4].astype(np.float32)
+    window = np.maximum(1, size // 4)
+    lively = ndimage.uniform_filter(thin**2, window) - ndimage.uniform_filter(thin, window) ** 2
+    middle = 4 * np.array(np.unravel_index(lively.argmax(), thin.shape))
+    corner = np.clip(middle - size // 2, 0, whole - size)
+    part = tuple(slice(int(c), int(c + s)) for c, s in zip(corner, size, strict=True))
     place = tuple(
         slice(s.start * f, min(s.stop * f, n))
         for s, f, n in zip(part, prepared.factors, image.shape, strict=True)

@@ -9,6 +9,7 @@ import ipywidgets as widgets
 import numpy as np
 
 from wnet_nb.figures import planes
+from wnet_nb.grid import thin_out
 from wnet_nb.jobs.stacks import Stack, Stacks
 from wnet_nb.widgets.panel import Panel
 
@@ -35,26 +36,12 @@ GLASS = (
 
 
 class Viewer(Panel):
-    """Three planes of a volume; a click or the sliders move a shared crosshair.
+    """Three planes of a volume (Z, Y, X); a click or the sliders move a shared crosshair.
 
-    Parameters
-    ----------
-    image : ndarray
-        (Z, Y, X), any real dtype; a memory map is read plane by plane.
-    voxel_size_um : sequence of 3 float
-        (z, y, x) in µm.
-    overlays : mapping of str to ndarray, optional
-        Labels (integer, 0 is background) or class maps (float, 0-1), each (Z, Y, X). Two can be
-        compared with a curtain. The planes begin where the first one, if labels, has most cells.
-    below : sequence of Widget
-        What to show under the controls.
-
-    Attributes
-    ----------
-    chosen : tuple of str and int
-        The cell that is drawn white: the overlay it belongs to and its number.
-    on_cell : callable or None
-        Called with these two when a cell was clicked.
+    `overlays` are integer labels (Z, Y, X) by their names, 0 is background; a curtain compares two
+    of them, and the planes begin where the first one has most cells. `below` is shown under the
+    controls. `chosen` is the cell that is drawn white: its overlay and its number, with which
+    `on_cell` is called when a cell was clicked. The voxel size is (z, y, x) in µm.
     """
 
     def __init__(
@@ -69,26 +56,31 @@ class Viewer(Panel):
         self.overlays = dict(overlays or {})
         self.chosen, self.on_cell = ("", 0), None
         self._colours: dict[str, np.ndarray] = {}
+        self._moving = False
         self._make_controls()
-        stage = self._make_stage()
-        self._for_overlays = widgets.VBox([self.left, self.right, self.curtain, self.opacity])
+        self._make_stage()
+        of_overlays = [self.left, self.right, self.curtain, self.opacity]
         sliders = [self.z, self.y, self.x, self.zoom, self.contrast]
+        for control in (*sliders, *of_overlays):
+            control.observe(self._draw, "value")
         controls = widgets.VBox(
-            [*sliders, self._for_overlays, self.where, *below],
+            [*sliders, *(of_overlays if self.overlays else ()), self.where, *below],
             layout={"flex": "1 1 270px", "max_width": "340px"},
         )
-        for control in (*sliders, self.left, self.right, self.opacity, self.curtain):
-            control.observe(self._draw, "value")
-        row = widgets.HBox(
-            [stage, controls], layout={"flex_flow": "row wrap", "align_items": "flex-start"}
+        layout = {"flex_flow": "row wrap", "align_items": "flex-start"}
+        super().__init__(
+            [widgets.HBox([self.stage, controls], layout=layout)], lambda: self.picture.value
         )
-        super().__init__([row], lambda: self.picture.value)
         self._draw()
 
     def _make_controls(self) -> None:
+        names = list(self.overlays)
+        point = [n // 2 for n in self.image.shape]
+        if names:
+            point = planes.densest_point(self.overlays[names[0]])
         self.z, self.y, self.x = (
             widgets.IntSlider(p, 0, n - 1, description=axis, layout=SLIDER)
-            for axis, p, n in zip("zyx", self._first_point(), self.image.shape, strict=True)
+            for axis, p, n in zip("zyx", point, self.image.shape, strict=True)
         )
         low, high = _grey_range(self.image)
         span = max(high - low, 1e-6)
@@ -101,39 +93,29 @@ class Viewer(Panel):
             readout_format=".3g",
             layout=SLIDER,
         )
-        names = ["none", *self.overlays]
-        shown = zip(("overlay", "compare"), [*names[1:], "none", "none"][:2], strict=True)
+        shown = zip(("overlay", "compare"), [*names, "none", "none"][:2], strict=True)
         self.left, self.right = (
-            widgets.Dropdown(options=names, value=name, description=title, layout=SLIDER)
+            widgets.Dropdown(options=["none", *names], value=name, description=title, layout=SLIDER)
             for title, name in shown
         )
-        self.opacity = _share(0.45, "opacity")
-        self.curtain = _share(0.5 if len(self.overlays) > 1 else 1.0, "curtain")
-        self.zoom = widgets.Dropdown(
-            options=[("the whole", 1), ("2 ×", 2), ("4 ×", 4), ("8 ×", 8)],
-            description="zoom",
-            layout=SLIDER,
+        shares = {"opacity": 0.45, "curtain": 0.5 if len(names) > 1 else 1.0}
+        self.opacity, self.curtain = (
+            widgets.FloatSlider(value, min=0, max=1, step=0.01, description=name, layout=SLIDER)
+            for name, value in shares.items()
         )
+        zooms = [("the whole", 1), ("2 ×", 2), ("4 ×", 4), ("8 ×", 8)]
+        self.zoom = widgets.Dropdown(options=zooms, description="zoom", layout=SLIDER)
         self.where = widgets.HTML()
 
-    def _make_stage(self) -> widgets.Widget:
-        self.picture = widgets.Image(format="png", layout={"width": "100%"})
+    def _make_stage(self) -> None:
+        self.picture = widgets.Image(layout={"width": "100%"})
         glass, self.hand = widgets.HTML(GLASS), widgets.Text()
         glass.add_class("wnet-glass")
         self.hand.add_class("wnet-hand")
         self.hand.observe(self._take_hand, "value")
-        stage = widgets.Box(
-            [self.picture, glass, self.hand],
-            layout={"flex": "2 1 330px", "max_width": WIDTH, "min_width": "0"},
-        )
-        stage.add_class("wnet-stage")
-        return stage
-
-    def _first_point(self) -> Sequence[int]:
-        first = next(iter(self.overlays.values()), None)
-        if first is None or first.dtype.kind == "f" or not first.any():
-            return [n // 2 for n in self.image.shape]
-        return planes.densest_point(first)
+        layout = {"flex": "2 1 330px", "max_width": WIDTH, "min_width": "0"}
+        self.stage = widgets.Box([self.picture, glass, self.hand], layout=layout)
+        self.stage.add_class("wnet-stage")
 
     @property
     def point(self) -> tuple[int, int, int]:
@@ -142,31 +124,27 @@ class Viewer(Panel):
 
     @point.setter
     def point(self, point: Sequence[float]) -> None:
-        with self.hold_sync():
-            for slider, value in zip((self.z, self.y, self.x), point, strict=True):
-                slider.value = round(value)
+        self._moving = True
+        for slider, value in zip((self.z, self.y, self.x), point, strict=True):
+            slider.value = round(value)
+        self._moving = False
+        self._draw()
 
     def choose(self, overlay: str, cell: int, point: Sequence[float] | None = None) -> None:
         """Draw a cell white, in whichever of the two overlays it is, and go to a point of it."""
         self.chosen = (overlay, cell)
         if overlay not in (self.left.value, self.right.value):
             self.left.value = overlay
-        if point is not None:
-            self.point = point
+        self.point = self.point if point is None else point
         columns, is_left = self._window()[0][2], overlay == self.left.value
         share = (self.x.value - columns.start + 0.5) / (columns.stop - columns.start)
         if (share < self.curtain.value) != is_left:  # hidden: draw the curtain aside
             self.curtain.value = float(is_left)
-        self._draw()
 
     def set_overlay(self, name: str, overlay: np.ndarray) -> None:
-        """Add or replace an overlay; it is shown at once where it is chosen."""
+        """Replace an overlay."""
         self.overlays[name] = overlay
         self._colours.pop(name, None)
-        if name not in self.left.options:
-            chosen = self.right.value
-            self.left.options = self.right.options = ["none", *self.overlays]
-            self.left.value, self.right.value = name, chosen
         self._draw()
 
     # ------------------------------------------------------------------ the mouse
@@ -196,12 +174,14 @@ class Viewer(Panel):
     def _choose_here(self, is_left: bool) -> None:
         """Choose the cell at the cross, of the overlay that is seen there."""
         names = [name for name in (self.left.value, self.right.value) if name in self.overlays]
-        name = (names[0] if is_left else names[-1]) if names else "none"
-        overlay = self.overlays.get(name)
-        if overlay is not None and overlay.dtype.kind != "f" and overlay[self.point]:
-            self.choose(name, int(overlay[self.point]))
+        if not names:
+            return
+        name = names[0] if is_left else names[-1]
+        cell = int(self.overlays[name][self.point])
+        if cell:
+            self.choose(name, cell)
             if self.on_cell:
-                self.on_cell(*self.chosen)
+                self.on_cell(name, cell)
 
     # ------------------------------------------------------------------ the picture
 
@@ -216,22 +196,22 @@ class Viewer(Panel):
         return tuple(window), planes.Layout.of(shape, self.voxel_size_um)
 
     def _colours_of(self, name: str) -> np.ndarray | None:
-        overlay = self.overlays.get(name)
-        if overlay is None or overlay.dtype.kind == "f":
+        if name not in self.overlays:
             return None
         if name not in self._colours:
-            self._colours[name] = planes.cell_colours(overlay)
-        colours = self._colours[name]
-        if self.chosen[0] == name and 0 < self.chosen[1] < len(colours):
+            self._colours[name] = planes.cell_colours(self.overlays[name])
+        colours, (overlay, cell) = self._colours[name], self.chosen
+        if overlay == name and 0 < cell < len(colours):
             colours = colours.copy()
-            colours[self.chosen[1]] = CHOSEN
+            colours[cell] = CHOSEN
         return colours
 
     def _draw(self, _: object = None) -> None:
+        if self._moving:
+            return
         window, layout = self._window()
         names = self.left.value, self.right.value
         left, right = (self.overlays[n][window] if n in self.overlays else None for n in names)
-        self._for_overlays.layout.display = "" if self.overlays else "none"
         self.picture.value = planes.planes_png(
             self.image[window],
             [p - part.start for p, part in zip(self.point, window, strict=True)],
@@ -247,47 +227,37 @@ class Viewer(Panel):
 
     def _describe(self) -> str:
         point = self.point
-        pairs = list(zip("zyx", point, self.voxel_size_um, self.image.shape, strict=True))
-        voxels = ", ".join(f"{axis} {p}" for axis, p, _, _ in pairs)
-        lengths = ", ".join(f"{p * s:.4g}" for _, p, s, _ in pairs)
-        sides = " × ".join(f"{n * s:.4g}" for _, _, s, n in pairs)
+        voxels = ", ".join(f"{axis} {p}" for axis, p in zip("zyx", point, strict=True))
+        lengths = ", ".join(f"{length:.4g}" for length in np.multiply(point, self.voxel_size_um))
+        sides = np.multiply(self.image.shape, self.voxel_size_um)
         lines = [
-            f"the volume is {sides} µm (z, y, x)",
+            f"the volume is {' × '.join(f'{side:.4g}' for side in sides)} µm (z, y, x)",
             f"cross at voxel {voxels} ({lengths} µm), brightness {self.image[point]:.4g}",
         ]
-        for overlay, side in ((self.left, "left"), (self.right, "right")):
-            if overlay.value in self.overlays:
-                value = self.overlays[overlay.value][point]
-                kind = "cell" if self.overlays[overlay.value].dtype.kind in "iu" else "value"
-                found = f"{kind} {value:.4g}" if value else "no cell"
-                lines.append(f"{side}: {overlay.value}; at the cross {found}")
+        for side, name in (("left", self.left.value), ("right", self.right.value)):
+            if name in self.overlays:
+                cell = self.overlays[name][point]
+                lines.append(f"{side}: {name}; at the cross {f'cell {cell}' if cell else 'none'}")
         return f'<div style="line-height:1.4">{"<br>".join(lines)}</div>'
 
 
 class Chooser(Panel):
-    """One of several panels, made when its name is chosen; the names hide if there is one.
-
-    Parameters
-    ----------
-    names : sequence of str
-    make : callable
-        Gets the number of a name and returns the panel.
-    """
+    """One of several panels, which `make` returns for the number of a name that is chosen."""
 
     def __init__(self, names: Sequence[str], make: Callable[[int], Panel]) -> None:
         self._make = make
         options = [(f"{n + 1}: {name}", n) for n, name in enumerate(names)]
         self.which = widgets.Dropdown(options=options, description="volume")
         self.which.layout.display = "" if len(names) > 1 else "none"
-        self.which.observe(lambda change: self._choose(change["new"]), "value")
-        self.shown = make(0)
-        self._box = widgets.VBox([self.shown])
+        self.which.observe(self._open, "value")
+        self._box = widgets.VBox()
         super().__init__(
             [self.which, self._box], lambda: self.shown._picture() if self.shown._picture else b""
         )
+        self._open()
 
-    def _choose(self, number: int) -> None:
-        self.shown = self._make(number)
+    def _open(self, _: object = None) -> None:
+        self.shown = self._make(self.which.value)
         self._box.children = [self.shown]
 
 
@@ -295,11 +265,9 @@ def view_stacks(stacks: Stacks) -> Chooser:
     """Return a viewer of the volumes, with their true labels where there are any."""
 
     def make(number: int) -> Viewer:
-        return Viewer(
-            stacks[number].array,
-            voxel_size_um=stacks[number].voxel_size_um,
-            overlays=true_overlay(stacks[number]),
-        )
+        stack = stacks[number]
+        size, overlays = stack.voxel_size_um, true_overlay(stack)
+        return Viewer(stack.array, voxel_size_um=size, overlays=overlays)
 
     return Chooser([stack.name for stack in stacks], make)
 
@@ -310,14 +278,7 @@ def true_overlay(stack: Stack) -> dict[str, np.ndarray]:
     return {} if truth is None else {TRUTH: truth}
 
 
-def _share(value: float, name: str) -> widgets.FloatSlider:
-    return widgets.FloatSlider(
-        value=value, min=0, max=1, step=0.01, description=name, layout=SLIDER
-    )
-
-
 def _grey_range(image: np.ndarray) -> tuple[float, float]:
-    step = max(1, round((image.size / 500_000) ** (1 / 3)))
-    sample = np.asarray(image[::step, ::step, ::step], np.float32)
+    sample = np.asarray(thin_out(image, 500_000), np.float32)
     low, high = np.nanpercentile(sample, (0.5, 99.8))
     return float(low), float(max(high, low + 1e-6))
