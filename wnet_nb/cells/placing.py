@@ -5,36 +5,18 @@ from __future__ import annotations
 import numpy as np
 from scipy.spatial import cKDTree
 
-from wnet_nb.cells.tissue import random_rotation, smooth_field
+from wnet_nb.cells.tissue import places_along, random_rotation, smooth_field
 
 _CHUNK = 400_000  # voxels of cell boxes at once: stays in the cache of a processor
 _FEWEST_VOXELS = 3  # of a cell that is kept: less is a corner cut off by the border
 
 
 def draw_cells(rng, facts, shape, voxel_size):
-    """Place cells and draw them.
+    """Place cells and draw them: labels uint16, depth float32, and the brightness of each cell.
 
-    Cells that overlap share the space: a voxel goes to the one that it lies deeper in.
-
-    Parameters
-    ----------
-    rng : Generator
-        Source of chance.
-    facts : dict
-        What was drawn for this volume, see `cells.simulate.Ranges`.
-    shape : tuple of int
-        (Z, Y, X) in voxels.
-    voxel_size : ndarray
-        (z, y, x) in voxels of the plane.
-
-    Returns
-    -------
-    labels : ndarray of uint16, shape `shape`
-        0 is background, 1 to n the cells.
-    depth : ndarray of float32, shape `shape`
-        0 in the middle of a cell, 1 at its border and outside.
-    brightness : ndarray of float32, shape (n + 1,)
-        Of each cell, median 1; that of the background is 0.
+    Cells that overlap share the space: a voxel goes to the one that it lies deeper in. Depth is 0
+    in the middle of a cell, 1 at its border and outside. Brightness (n + 1,) has the median 1, and
+    0 for the background. `voxel_size` (z, y, x) is in voxels of the plane, as all lengths here.
     """
     radius = facts["radius"]
     common = _common_stretch(rng, facts["stretch"])
@@ -138,8 +120,7 @@ def _warped_places(rng, facts, shape, voxel_size):
     bend = facts["warp"] * facts["radius"]
     sigmas = np.full(3, facts["radius"] * rng.uniform(0.7, 1.5))
     places = []
-    for axis, step in enumerate(voxel_size):
-        along = (np.arange(shape[axis], dtype=np.float32) + np.float32(0.5)) * np.float32(step)
+    for axis, along in enumerate(places_along(shape, voxel_size)):
         along = along.reshape([-1 if a == axis else 1 for a in range(3)])
         field = smooth_field(rng, shape, sigmas, voxel_size=voxel_size)
         places.append((along + np.float32(0.6 * bend) * field).ravel())

@@ -103,44 +103,21 @@ class Simulated(NamedTuple):
     image: np.ndarray  # (Z, Y, X) float32, any brightness scale
     labels: np.ndarray  # (Z, Y, X) uint16, 0 background, 1 to n cells
     depth: np.ndarray  # (Z, Y, X) float32, 0 in the middle of a cell, 1 at its border and outside
-    radius: float  # of the median cell, in voxels of the plane
-    estimated_radius: float  # what an estimator might say of it
+    estimated_radius: float  # what an estimator might say of the median cell's, in plane voxels
     voxel_size: tuple[float, float, float]  # (z, y, x), the plane's is 1
-    facts: dict[str, float]  # everything that was drawn, by name
+    facts: dict[str, float]  # everything that was drawn, by the names of `Ranges`
 
 
-def simulate_cells(
-    seed: int, *, shape: tuple[int, int, int] = (64, 64, 64), ranges: Ranges | None = None
-) -> Simulated:
-    """Simulate one volume: the same arguments always give the same arrays.
-
-    Parameters
-    ----------
-    seed : int
-        Seed of everything that is drawn.
-    shape : tuple of int
-        (Z, Y, X) in voxels.
-    ranges : Ranges, optional
-        What to draw from.
-
-    Examples
-    --------
-    >>> simulated = simulate_cells(1, shape=(24, 24, 24))
-    >>> simulated.image.shape, str(simulated.labels.dtype)
-    ((24, 24, 24), 'uint16')
-    """
-    ranges = ranges or Ranges()
+def simulate_cells(seed: int, shape: tuple[int, int, int], ranges: Ranges) -> Simulated:
+    """Simulate a volume of `shape` voxels: the same arguments always give the same arrays."""
     rng = np.random.default_rng(seed)
     facts = _draw_facts(rng, ranges)
     voxel_size = np.array([facts["anisotropy"], 1.0, 1.0])
     labels, depth, brightness = draw_cells(rng, facts, shape, voxel_size)
     signal = _light_cells(rng, facts, labels, depth, brightness, voxel_size)
-    image = _expose(rng, facts, ranges, signal, voxel_size)
-    facts["n_cells"] = float(labels.max())
+    image = _expose(rng, facts, signal, voxel_size)
     estimated = facts["radius"] * float(np.exp(rng.normal(0, facts["radius_error"])))
-    return Simulated(
-        image, labels, depth, facts["radius"], estimated, tuple(voxel_size.tolist()), facts
-    )
+    return Simulated(image, labels, depth, estimated, tuple(voxel_size.tolist()), facts)
 
 
 def core_and_rim(labels: np.ndarray, depth: np.ndarray) -> np.ndarray:
@@ -148,25 +125,17 @@ def core_and_rim(labels: np.ndarray, depth: np.ndarray) -> np.ndarray:
 
     The rim is the outer 36 % of a cell's radius and whatever touches another cell; the innermost
     voxels of a cell (4, or a third of them) are core however thin it is.
-
-    Parameters
-    ----------
-    labels : ndarray
-        (Z, Y, X) integers.
-    depth : ndarray
-        (Z, Y, X), 0 in the middle of a cell to 1 at its border.
     """
-    inside = np.flatnonzero(labels)
     touching = np.zeros(labels.shape, bool)
     for axis in range(3):
-        a, b = (np.moveaxis(labels, axis, 0)[cut] for cut in (slice(1, None), slice(None, -1)))
-        meet = (a != b) & (a > 0) & (b > 0)
-        near = np.moveaxis(touching, axis, 0)
+        along, near = np.moveaxis(labels, axis, 0), np.moveaxis(touching, axis, 0)
+        meet = (along[1:] != along[:-1]) & (along[1:] > 0) & (along[:-1] > 0)
         near[1:] |= meet
         near[:-1] |= meet
     core = (depth < CORE_DEPTH) & ~touching & (labels > 0)
-    cell, order = labels.ravel()[inside], depth.ravel()[inside]
-    inside = inside[np.lexsort((order, cell))]  # cell by cell, from the middle outwards
+    inside = np.flatnonzero(labels)
+    order = np.lexsort((depth.ravel()[inside], labels.ravel()[inside]))
+    inside = inside[order]  # cell by cell, from the middle outwards
     cell = labels.ravel()[inside]
     sizes = np.bincount(cell)
     rank = np.arange(len(cell)) - (np.cumsum(sizes) - sizes)[cell]
@@ -236,7 +205,7 @@ def _light_cells(rng, facts, labels, depth, brightness, voxel_size) -> np.ndarra
     return brightness[labels] * profile.astype(np.float32)
 
 
-def _expose(rng, facts, ranges, signal, voxel_size) -> np.ndarray:
+def _expose(rng, facts, signal, voxel_size) -> np.ndarray:
     """Put cells into tissue and look at both through a microscope, float32."""
     tissue = Tissue(rng, signal.shape, voxel_size, facts["radius"])
     ground = _ground(rng, facts, tissue)

@@ -19,6 +19,14 @@ def log_uniform(rng: np.random.Generator, limits: tuple[float, float]) -> float:
     return float(np.exp(rng.uniform(*np.log(limits))))
 
 
+def places_along(shape: Sequence[int], voxel_size: Sequence[float]) -> list[np.ndarray]:
+    """Return the place of the middle of each voxel along (z, y, x), float32."""
+    return [
+        (np.arange(n, dtype=np.float32) + np.float32(0.5)) * np.float32(step)
+        for n, step in zip(shape, voxel_size, strict=True)
+    ]
+
+
 def random_rotation(rng: np.random.Generator) -> np.ndarray:
     """Draw an orthogonal matrix (3, 3) of any direction."""
     return np.linalg.qr(rng.normal(size=(3, 3)))[0]
@@ -32,25 +40,10 @@ def smooth_field(
     voxel_size: Sequence[float] = (1.0, 1.0, 1.0),
     rotation: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Draw Gaussian noise of mean 0 and deviation 1 that is smooth over an ellipsoid.
+    """Draw Gaussian noise of mean 0 and deviation 1 that is smooth over an ellipsoid, float32.
 
-    Parameters
-    ----------
-    rng : Generator
-        Source of chance.
-    shape : sequence of int
-        (Z, Y, X) of the field, which is periodic.
-    sigmas : sequence of float
-        Standard deviations (3,) of the Gaussian along its axes, in units of `voxel_size`.
-    voxel_size : sequence of float
-        Length of a voxel along (z, y, x).
-    rotation : ndarray, optional
-        (3, 3), its columns the axes; those of the grid if not given.
-
-    Returns
-    -------
-    ndarray
-        (Z, Y, X) float32.
+    The field (Z, Y, X) is periodic. `sigmas` are the standard deviations (3,) along the axes of the
+    Gaussian in units of `voxel_size`; the axes are the columns of `rotation`, else the grid's.
     """
     axes = np.eye(3) if rotation is None else rotation
     spectrum = fft.rfftn(rng.standard_normal(shape, dtype=np.float32))
@@ -71,37 +64,20 @@ def smooth_field(
 
 
 class Tissue:
-    """Draws the parts of a background one by one.
+    """Draws the parts of a background one by one; a cell's radius is the scale of everything here.
 
-    Parameters
-    ----------
-    rng : Generator
-        Source of chance.
-    shape : sequence of int
-        (Z, Y, X) in voxels.
-    voxel_size : sequence of float
-        (z, y, x) in voxels of the plane.
-    radius : float
-        Of a cell, in voxels of the plane: the scale of everything here.
+    Lengths in voxels of the plane: `voxel_size` (z, y, x) and `radius`.
     """
 
     def __init__(
         self,
         rng: np.random.Generator,
         shape: Sequence[int],
-        voxel_size: Sequence[float],
+        voxel_size: np.ndarray,
         radius: float,
     ) -> None:
-        self.rng, self.shape, self.radius = rng, tuple(shape), radius
-        self.voxel_size = np.asarray(voxel_size, float)
-        self.places = np.meshgrid(
-            *[
-                (np.arange(n, dtype=np.float32) + np.float32(0.5)) * np.float32(step)
-                for n, step in zip(shape, voxel_size, strict=True)
-            ],
-            indexing="ij",
-            sparse=True,
-        )
+        self.rng, self.shape, self.voxel_size, self.radius = rng, shape, voxel_size, radius
+        self.places = np.meshgrid(*places_along(shape, voxel_size), indexing="ij", sparse=True)
 
     def _field(self, low: float, high: float, *, stretch: float = 1.0) -> np.ndarray:
         """Draw a field smooth over `low` to `high` cell radii, up to `stretch` times along one."""
@@ -110,6 +86,13 @@ class Tissue:
         rotation = random_rotation(self.rng) if stretch > 1 else None
         return smooth_field(
             self.rng, self.shape, sigmas, voxel_size=self.voxel_size, rotation=rotation
+        )
+
+    def _along(self, direction: np.ndarray, origin: np.ndarray) -> np.ndarray:
+        """Return how far every voxel lies from `origin` along `direction`, float32."""
+        return sum(
+            np.float32(share) * (place - np.float32(start))
+            for share, place, start in zip(direction, self.places, origin, strict=True)
         )
 
     def uneven(self) -> np.ndarray:
@@ -159,13 +142,7 @@ class Tissue:
             rotation, centre = random_rotation(rng), rng.uniform(0, extent)
             distance = np.zeros(self.shape, np.float32)
             for length, axis in zip(axes, rotation.T, strict=True):
-                distance += (
-                    sum(
-                        np.float32(share / length) * (place - np.float32(middle))
-                        for share, place, middle in zip(axis, self.places, centre, strict=True)
-                    )
-                    ** 2
-                )
+                distance += self._along(axis / length, centre) ** 2
             edge = rng.uniform(2, 8)
             total += rng.uniform(0.3, 1.2) / (1 + np.exp(np.clip(edge * (distance - 1), -30, 30)))
         return total
@@ -183,8 +160,5 @@ class Tissue:
         normal = self.rng.normal(size=3)
         normal /= np.linalg.norm(normal)
         middle = self.rng.uniform(0.2, 0.8, 3) * self.voxel_size * self.shape
-        distance = sum(
-            np.float32(share) * (place - np.float32(centre))
-            for share, place, centre in zip(normal, self.places, middle, strict=True)
-        )
+        distance = self._along(normal, middle)
         return 1 / (1 + np.exp(np.clip(distance / (0.3 * self.radius), -30, 30)))

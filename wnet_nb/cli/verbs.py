@@ -167,7 +167,7 @@ def starter(options: Namespace) -> Outcome:
     ranges = Ranges(**_parse_ranges(options.set, vars(Ranges())))
     out, more = Path(options.out), {"steps": options.steps} if options.steps else {}
     bars: dict[str, Progress] = {}
-    for progress in make_starter(out, seed=options.seed, ranges=ranges, **more):
+    for progress in make_starter(out, ranges, seed=options.seed, **more):
         if progress.phase not in bars:
             bars[progress.phase] = Progress(progress.phase, "done")
         loss = f"loss {progress.loss:.3f}" if math.isfinite(progress.loss) else ""

@@ -5,8 +5,6 @@ Every volume follows from (seed, number) and every patch from (seed, step): noth
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -21,15 +19,9 @@ VOLUME_SIZE, PATCH, BATCH = 64, 32, 4
 CELL_SHARE = 0.35  # patches drawn around a cell; the others anywhere, mostly background
 
 
-@dataclass(frozen=True)
-class Pool:
-    """Prepared simulated volumes: ``images`` and ``classes``, both (n, Z, Y, X) uint8.
-
-    An image is its brightness after the preparation, 0-100, times 2.55.
-    """
-
-    images: np.ndarray
-    classes: np.ndarray
+# Of prepared simulated volumes, images and classes: (Z, Y, X) uint8. An image is its brightness
+# after the preparation, 0-100, times 2.55.
+Pool = list[tuple[np.ndarray, np.ndarray]]
 
 
 def starter_settings(seed: int = 0) -> Settings:
@@ -44,17 +36,12 @@ def starter_settings(seed: int = 0) -> Settings:
     )
 
 
-def prepared_volume(
-    number: int, *, seed: int, ranges: Ranges, size: int = VOLUME_SIZE
-) -> tuple[np.ndarray, np.ndarray]:
-    """Simulate volume `number` and prepare it as `quick` does, with a radius that is a bit off.
+def prepared_volume(number: int, seed: int, ranges: Ranges) -> tuple[np.ndarray, np.ndarray]:
+    """Simulate a volume and prepare it as `quick` does, with a radius that is a bit off.
 
-    Returns
-    -------
-    image, classes : ndarray
-        (`size`, `size`, `size`) uint8: brightness times 2.55, and background, core, rim.
+    Returns brightness times 2.55, and classes (background, core, rim), both (64, 64, 64) uint8.
     """
-    simulated = simulate_cells(1_000_003 * seed + number, shape=(size,) * 3, ranges=ranges)
+    simulated = simulate_cells(1_000_003 * seed + number, (VOLUME_SIZE,) * 3, ranges)
     # Above 1.5 times the aim voxels would be averaged; volumes are drawn as they are after that.
     radius = min(simulated.estimated_radius, 1.49 * CELL_RADIUS_VOXELS)
     settings = starter_settings().replace(cell_radius_um=max(radius, 1.2))
@@ -63,16 +50,15 @@ def prepared_volume(
     return np.rint(2.55 * image).astype(np.uint8), core_and_rim(simulated.labels, simulated.depth)
 
 
-def draw_patches(pool: Pool, seed: int, step: int, *, batch: int = BATCH) -> tuple[Tensor, Tensor]:
-    """Draw the patches of a step: images (N, 1, 32, 32, 32) in 0-100 and classes (N, 32, 32, 32).
+def draw_patches(pool: Pool, seed: int, step: int) -> tuple[Tensor, Tensor]:
+    """Draw the patches of a step: images (4, 1, 32, 32, 32) in 0-100 and classes (4, 32, 32, 32).
 
     Flipped, turned in the plane, and their brightness bent (gamma) and scaled.
     """
     rng = np.random.default_rng([seed, step])
     images, targets = [], []
-    for _ in range(batch):
-        number = rng.integers(len(pool.images))
-        classes = pool.classes[number]
+    for _ in range(BATCH):
+        image, classes = pool[rng.integers(len(pool))]
         corner = rng.integers(0, np.array(classes.shape) - PATCH + 1)
         if rng.random() < CELL_SHARE:
             cells = np.flatnonzero(classes == CORE)
@@ -84,8 +70,7 @@ def draw_patches(pool: Pool, seed: int, step: int, *, batch: int = BATCH) -> tup
         flips = tuple(axis for axis in range(3) if rng.random() < 0.5)
         turns = rng.integers(4)
         image, target = (
-            np.rot90(np.flip(array[number][box], flips), turns, (1, 2))
-            for array in (pool.images, pool.classes)
+            np.rot90(np.flip(array[box], flips), turns, (1, 2)) for array in (image, classes)
         )
         image = image.astype(np.float32) / 255
         image = image ** np.exp(rng.normal(0, 0.2)) * np.exp(rng.normal(0, 0.15))
