@@ -65,6 +65,7 @@ OTHERS = {  # one allowed value per option that is not its default
     "batch_size": 3,
     "learning_rate": 1e-3,
     "weight_decay": 0.5,
+    "activation_checkpointing": True,
     "gradient_clipping": 1.0,
     "precision": "float32",
     "seed": 11,

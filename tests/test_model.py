@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from wnet_nb.model import Dropout, Stage, WNet3D
+from wnet_nb.model import ReLUDropout, Stage, WNet3D
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -114,11 +114,15 @@ def test_dropout_rate_is_the_one_asked_for_everywhere():
     assert rates == {0.3}
 
 
+def relu_dropout(x, rate):
+    return ReLUDropout.apply(x.clone(), rate)  # it works in place
+
+
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last_3d])
 @pytest.mark.parametrize("rate", [0.1, 0.65, 0.95])
 def test_dropout_has_the_mean_and_the_rate_of_the_plain_one(rate, layout):
     x = torch.ones(2, 8, 20, 30, 40).contiguous(memory_format=layout).requires_grad_()
-    y = Dropout(rate)(x)
+    y = relu_dropout(x, rate)
     n, kept = y.numel(), float((y != 0).float().mean())
     assert kept == pytest.approx(1 - rate, abs=4 * (rate * (1 - rate) / n) ** 0.5 + 1e-5)
     assert y.unique().tolist() == pytest.approx([0, 1 / (1 - rate)], rel=1e-3)
@@ -127,22 +131,47 @@ def test_dropout_has_the_mean_and_the_rate_of_the_plain_one(rate, layout):
     assert torch.equal(x.grad, y.detach())  # what is off gets no gradient, what is on its scale
 
 
+def test_without_dropout_it_is_relu_with_its_gradient():
+    x = torch.randn(3, 5, 7, 9, requires_grad=True)
+    y, goal = relu_dropout(x, 0.0), torch.randn(3, 5, 7, 9)
+    assert torch.equal(y, x.relu())
+    (found,) = torch.autograd.grad((y * goal).sum(), x)
+    assert torch.equal(found, goal * (x > 0))
+
+
 def test_neighbours_are_dropped_independently_and_every_call_anew():
-    dropout, x = Dropout(0.5), torch.ones(200_000)
-    y = dropout(x) - 1
+    x = torch.ones(200_000)
+    y = relu_dropout(x, 0.5) - 1
     for lag in (1, 2, 3, 4, 8):  # four of them come from one random number
         assert abs(float((y[:-lag] * y[lag:]).mean())) < 5 / len(x) ** 0.5
-    assert abs(float((y * (dropout(x) - 1)).mean())) < 5 / len(x) ** 0.5
+    assert abs(float((y * (relu_dropout(x, 0.5) - 1)).mean())) < 5 / len(x) ** 0.5
 
 
-def test_dropout_repeats_with_its_seed_and_rests_in_evaluation():
-    dropout, x = Dropout(0.3), torch.rand(3, 5, 7)
+def test_dropout_repeats_with_its_seed():
+    x = torch.rand(3, 5, 7)
     torch.manual_seed(4)
-    first = dropout(x)
+    first = relu_dropout(x, 0.3)
     torch.manual_seed(4)
-    assert torch.equal(dropout(x), first) and not torch.equal(first, x)
-    assert Dropout(0.0)(x) is not None and torch.equal(Dropout(0.0)(x), x)
-    assert torch.equal(dropout.eval()(x), x)
+    assert torch.equal(relu_dropout(x, 0.3), first) and not torch.equal(first, x)
+
+
+def test_what_is_not_a_number_stays_so_where_it_is_not_dropped():
+    assert relu_dropout(torch.full((1000,), torch.nan), 0.5).isnan().any()
+
+
+def test_activation_checkpointing_changes_no_output_and_no_gradient():
+    model = WNet3D(3, base_channels=8, dropout=0.5)
+    saving = copy.deepcopy(model)
+    saving.encoder.activation_checkpointing = saving.decoder.activation_checkpointing = True
+    image, results = 100 * torch.rand(2, 1, 16, 16, 16), []
+    for form in (model, saving):
+        torch.manual_seed(3)
+        probabilities, reconstruction = form(image)
+        (probabilities[:, 0].square().mean() + reconstruction.square().mean()).backward()
+        gradients = [parameter.grad for parameter in form.parameters()]
+        results.append([probabilities, reconstruction, *gradients])
+    for found, expected in zip(*results, strict=True):
+        assert torch.equal(found, expected)
 
 
 def test_network_and_gradients_are_those_of_plain_layers_one_after_the_other():

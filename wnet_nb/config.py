@@ -170,6 +170,11 @@ class Settings:
         raise_when="training on a single small volume for very long",
         lower_when="the losses stop falling early",
     )
+    activation_checkpointing: bool = _option(False, "training")(
+        "Compute parts of a step twice, which takes less memory and more time.",
+        raise_when="memory runs out although the batch has one patch",
+        lower_when="memory suffices: a step is quicker",
+    )
     gradient_clipping: float = _option(0.0, "training", limits=(0.0, 1e6))(
         "Largest norm of the gradient; 0 switches it off.",
         raise_when="the loss jumps up now and then: try 1",

@@ -48,6 +48,8 @@ class Learner:
         with torch.random.fork_rng([]):  # the caller's random numbers stay as they were
             torch.manual_seed(settings.seed)
             self.model = checkpoint.build_model(settings)
+        for half in (self.model.encoder, self.model.decoder):
+            half.activation_checkpointing = settings.activation_checkpointing
         # Convolutions in bfloat16 are twice as quick with the channels last, in float32 slower.
         last = device.type == "cpu" and dtype == torch.bfloat16
         layout = torch.channels_last_3d if last else torch.contiguous_format

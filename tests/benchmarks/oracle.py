@@ -3,19 +3,16 @@
 import itertools
 
 import torch
-from torch import nn
 from torch.nn import functional
 
-from wnet_nb.model import Dropout, Stage
+from wnet_nb.model import Stage
 
 
 def make_plain(model):
-    """Let a WNet3D apply layer by layer, with torch's own dropout; return it."""
+    """Let a WNet3D apply layer by layer; return it."""
     for module in model.modules():
         if isinstance(module, Stage):
             module.forward = module.module.forward
-        elif isinstance(module, Dropout):
-            module.forward = nn.Dropout(module.p).forward
     return model
 
 

@@ -67,7 +67,9 @@ def stepper(kind):
     """Return a callable that takes one training step of the published network."""
     if kind == "plain":
         losses.soft_ncut_loss = lambda p, i, *, affinity, **sizes: dense_ncut(p, i, **sizes)
-    learner = Learner(PUBLISHED, CPU, choose_dtype("auto" if kind == "auto" else "float32", CPU))
+    settings = PUBLISHED.replace(activation_checkpointing=kind == "saving")
+    kind = "auto" if kind == "saving" else kind
+    learner = Learner(settings, CPU, choose_dtype("auto" if kind == "auto" else "float32", CPU))
     if kind == "plain":
         make_plain(learner.model)
     return lambda: learner.step(STEP, PUBLISHED, 0)
@@ -138,10 +140,15 @@ def own_peak(words):
 
 
 def memory_rows(rounds):
-    plain, auto = peak("step", "plain"), peak("step", "auto")
-    note = f"{auto / 1000:.1f} of {plain / 1000:.1f} GB"
-    return [goal("peak memory of that step, `auto`", "plain float32", auto / plain, MAXIMUM, 0.5,
-                 note)]  # fmt: skip
+    plain, auto, saving = (peak("step", kind) for kind in ("plain", "auto", "saving"))
+    took = in_turn(rounds, auto=stepper("auto"), saving=stepper("saving"))
+    return [
+        goal("peak memory of that step, `auto`", "plain float32", auto / plain, MAXIMUM, 0.5,
+             f"{auto / 1000:.2f} of {plain / 1000:.2f} GB"),
+        goal("the same with `activation_checkpointing`", "plain float32", saving / plain, MAXIMUM,
+             0.25, f"{saving / 1000:.2f} GB"),
+        goal("its time", "`auto` without", ratio(took["saving"], took["auto"]), MAXIMUM, 1.4),
+    ]  # fmt: skip
 
 
 # ---------------------------------------------------------------------- losses
