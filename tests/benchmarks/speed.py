@@ -8,7 +8,6 @@ their own, above what the imports hold.
 """
 
 import argparse
-import json
 import os
 import platform
 import statistics
@@ -19,15 +18,26 @@ import time
 from pathlib import Path
 
 import numpy as np
+import tifffile
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tests.benchmarks.oracle import dense_ncut, make_plain, shifted_ncut
+from tests.benchmarks.voronoi_otsu import voronoi_otsu
 from wnet_nb import losses
+from wnet_nb.cells.measure import measure_cells
+from wnet_nb.cells.outlines import segment_instances
 from wnet_nb.config import preset
+from wnet_nb.data import prepare
 from wnet_nb.device import choose_dtype
+from wnet_nb.files.volumes import Volume
+from wnet_nb.inference import predict_volume
+from wnet_nb.jobs.class_map import OtsuMap
+from wnet_nb.jobs.example import make_example
+from wnet_nb.jobs.models import load_model
+from wnet_nb.jobs.stacks import Stack
 from wnet_nb.learner import Learner
 from wnet_nb.losses import soft_ncut_loss
 
@@ -192,11 +202,7 @@ def ncut_rows(rounds):
 
 
 def inference_rows(rounds):
-    from monai.inferers import sliding_window_inference
-
-    from wnet_nb.data import prepare
-    from wnet_nb.inference import predict_volume
-    from wnet_nb.jobs.example import make_example
+    from monai.inferers import sliding_window_inference  # which only this needs: pip install monai
 
     image = make_example(seed=0)[0]
     shape = (128, 256, 256)
@@ -230,43 +236,32 @@ def inference_rows(rounds):
 
 
 def instances_rows(rounds):
-    from wnet_nb.cells.classical import voronoi_otsu
-    from wnet_nb.cells.measure import measure_cells
-    from wnet_nb.cells.outlines import segment_instances
-    from wnet_nb.jobs.example import make_example
-    from wnet_nb.jobs.class_map import OtsuMap
-    from wnet_nb.jobs.models import load_model
-    from wnet_nb.jobs.stacks import Stack
-    from wnet_nb.files.volumes import Volume
-
-    def volume(shape):
-        block = make_example(seed=0, shape=(128, 128, 128), n_cells=170)[0]
-        tiles = [-(-n // 128) for n in shape]
-        return np.tile(block, tiles)[tuple(map(slice, shape))]
-
-    none, size, seconds = load_model("none"), (1.0, 1.0, 1.0), {}
-    for shape in ((128, 256, 256), (256, 512, 512)):
-        image = volume(shape)
-        stack = Stack(Volume(image, size, "option", Path("large.tif")))
-        source = OtsuMap(stack, none, none.settings)
-        classes, radius = source.predict(None), 5.0
-
-        def ours():
-            cells = segment_instances(classes, image, voxel_size_um=size, cell_radius_um=radius,
-                                      foreground_classes=source.foreground_classes)  # fmt: skip
-            seconds["count"] = len(measure_cells(cells.labels, image, voxel_size_um=size))
-
-        took = in_turn(max(1, rounds // 5), ours=ours,
-                       otsu=lambda: voronoi_otsu(image, voxel_size_um=size,
-                                                 cell_radius_um=radius))  # fmt: skip
-        seconds[shape] = took
-    small, large = seconds[128, 256, 256], seconds[256, 512, 512]
+    rounds, facts = max(1, rounds // 5), []
+    small, large = (instances_seconds(s, rounds, facts) for s in ((128, 256, 256), (256, 512, 512)))
     return [
         goal("cells (seeds, split, outline, table), 256×512×512", "Voronoi-Otsu, scikit-image",
-             ratio(large["ours"], large["otsu"]), MAXIMUM, 3, f"{seconds['count']} cells"),
+             ratio(large["ours"], large["otsu"]), MAXIMUM, 3, f"{facts[-1]} cells"),
         goal("the same per voxel", "128×256×256", ratio(large["ours"], 8 * small["ours"]),
              MAXIMUM, 1.2),
     ]  # fmt: skip
+
+
+def instances_seconds(shape, rounds, facts):
+    """Time the steps after the class map and Voronoi-Otsu on a volume of repeated cells."""
+    block = make_example(seed=0, shape=(128, 128, 128), n_cells=170)[0]
+    image = np.tile(block, [-(-n // 128) for n in shape])[tuple(map(slice, shape))]
+    stack = Stack(Volume(image, (1.0, 1.0, 1.0), "option", Path("large.tif")))
+    none = load_model("none")
+    source = OtsuMap(stack, none, none.settings)
+    classes = source.predict(None)
+    given = {"voxel_size_um": stack.voxel_size_um, "cell_radius_um": 5.0}
+
+    def ours():
+        named = source.foreground_classes
+        labels = segment_instances(classes, image, foreground_classes=named, **given).labels
+        facts.append(len(measure_cells(labels, image, voxel_size_um=stack.voxel_size_um)))
+
+    return in_turn(rounds, ours=ours, otsu=lambda: voronoi_otsu(image, **given))
 
 
 # ---------------------------------------------------------------------- whole commands
@@ -280,9 +275,6 @@ def run(*words, cwd=None):
 
 
 def command_rows(rounds):
-    import tifffile
-
-    from wnet_nb.jobs.example import make_example
 
     with tempfile.TemporaryDirectory() as folder:
         image = make_example(seed=0, shape=(100, 100, 100))[0]
@@ -307,9 +299,6 @@ def command_rows(rounds):
 
 def quick_rows(rounds):
     """Compare `quick` on the example, from file to report, with its training steps alone."""
-    import tifffile
-
-    from wnet_nb.jobs.example import make_example
 
     shares = []
     with tempfile.TemporaryDirectory() as folder:
