@@ -57,6 +57,13 @@ def test_a_lower_boundary_makes_larger_cells_and_no_other_number(levels):
     assert not ((tight.labels > 0) & (generous.labels == 0)).any()
 
 
+@pytest.mark.parametrize(("blur", "boundary"), [(0.5, 0.5), (2.5, 0.3)])
+def test_where_edges_are_soft_cells_reach_further_out(blur, boundary):
+    maps = probabilities_of([(10, 12, 12), (20, 26, 27)])
+    image = ndimage.gaussian_filter(1000 * (maps[0] < 0.5).astype(np.float32), blur)
+    assert segment(maps, image=image).boundary == boundary
+
+
 @pytest.mark.parametrize("block_size", [16, 20])
 def test_cells_in_blocks_are_those_of_the_whole(block_size):
     rng = np.random.default_rng(0)

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import numpy as np
 from scipy import ndimage
 
-from wnet_nb.cells.regions import Box, Region, blocks, grow_cells, with_halo
+from wnet_nb.cells.regions import Box, Region, edges, grow_cells, with_halo
 from wnet_nb.cells.seeds import SEED_PROBABILITY, SEED_SIGMA, Ground, find_seeds
 from wnet_nb.grid import difference_of_gaussians
 
@@ -19,7 +19,6 @@ SEED_DISTANCE = 0.6  # cell radii: no two seeds are closer
 BOUNDARY_DEFAULT, BOUNDARY_SLOPE = 0.4, 0.6  # the level where cells end, and how far it follows
 # the steepest level of the volume
 GROWTH_PROBABILITY = 0.1  # cells may reach this far beyond the class map
-SAMPLE_SIZE, SAMPLES = 128, 8  # voxels, boxes in which the boundary of a large volume is found
 
 
 class ImageEvidence:
@@ -33,10 +32,6 @@ class ImageEvidence:
         Cell radius in voxels (z, y, x).
     ground : Ground
         The background, and what a seed must exceed.
-    boundary : float or None
-        Where a cell ends between its surroundings (0) and its core (1); found if None.
-    in_one_block : bool
-        Whether the volume will be asked for as one block, whose cells are then measured once.
     """
 
     def __init__(
@@ -45,31 +40,17 @@ class ImageEvidence:
         foreground: np.ndarray,
         radii: np.ndarray,
         ground: Ground,
-        boundary: float | None,
-        *,
-        in_one_block: bool,
     ) -> None:
         self._image, self._foreground, self._radii = image, foreground, radii
         self._ground = ground
-        # The cells of a large volume are found anew for the boundary: memory would cost more.
-        self._whole = None
-        if in_one_block:
-            self._whole = self._measure(tuple(slice(0, n) for n in image.shape))
-        if boundary is None:
-            parts = [self._whole] if in_one_block else map(self._measure, _busiest(foreground))
-            boundary = _find_boundary(parts, radii)
-        self.boundary = boundary
+
+    def inside(self, region: Region, boundary: float) -> np.ndarray:
+        """Return which voxels (z, y, x) of the basins are brighter than a share of the core."""
+        level = boundary * region.cores
+        return region.contrast > level[region.basins]
 
     def find(self, block: Box) -> Region:
         """Return the cells of a block and its halo."""
-        return self._whole or self._measure(block)
-
-    def inside(self, region: Region) -> np.ndarray:
-        """Return which voxels (z, y, x) of the basins are cell, bool."""
-        level = self.boundary * region.cores
-        return region.contrast > level[region.basins]
-
-    def _measure(self, block: Box) -> Region:
         radii, place = self._radii, with_halo(block, self._radii, self._image.shape)
         above = self._ground.above(self._image, place)
         near = ndimage.gaussian_filter(self._foreground[place], 0.3 * radii, truncate=3)
@@ -82,38 +63,26 @@ class ImageEvidence:
         np.negative(blob, out=blob)
         return grow_cells(block, place, seeds, blob, near > GROWTH_PROBABILITY, above, radii)
 
+    def find_boundary(self, parts: Iterable[Region]) -> float:
+        """Return the level, between background 0 and core 1, at which cells end.
 
-def _find_boundary(parts: Iterable[Region], radii: np.ndarray) -> float:
-    """Return the level, between background 0 and core 1, at which cells end.
-
-    The image is steepest where a cell ends. Over the cells that all parts own, the mean gradient
-    is taken as a function of the level. It is largest near 1/2 where cells are wider than the blur
-    and further up where they are not, as in a Gaussian spot, which is steepest at 0.61.
-    """
-    total, number = np.zeros(27), np.zeros(27)
-    # What was taken for one cell in plain background may fill more voxels than all cells together.
-    largest = 4 / 3 * np.pi * np.prod(2 * radii)
-    for cells in parts:
-        inside = cells.owned[cells.basins]
-        steepness = np.sqrt(
-            sum(np.gradient(cells.contrast, r, axis=a) ** 2 for a, r in enumerate(1 / radii))
-        )
-        basins = cells.basins[inside]
-        core = np.maximum(cells.cores, 1e-9)[basins]
-        level = cells.contrast[inside] / core
-        bins = np.clip((level * 20).astype(int), -1, 25) + 1
-        share = np.minimum(1, largest / np.maximum(np.bincount(basins), 1))[basins]
-        total += np.bincount(bins, share * steepness[inside] / core, 27)
-        number += np.bincount(bins, share, 27)
-    if not number.any():
-        return BOUNDARY_DEFAULT
-    mean = total / np.maximum(number, 1e-9)
-    mean = ndimage.gaussian_filter1d(mean, 1.0)[1 + 5 : 1 + 18]  # levels 0.25 to 0.9
-    steepest = (int(np.argmax(mean)) + 5.5) / 20
-    return float(np.clip(BOUNDARY_DEFAULT + BOUNDARY_SLOPE * (steepest - 0.55), 0.35, 0.5))
-
-
-def _busiest(foreground: np.ndarray) -> list[Box]:
-    """Return the boxes of `SAMPLE_SIZE` voxels that hold most of the foreground (z, y, x)."""
-    boxes = blocks(foreground.shape, SAMPLE_SIZE)
-    return sorted(boxes, key=lambda box: -float(foreground[box][::4, ::4, ::4].sum()))[:SAMPLES]
+        The image is steepest where a cell ends. Over the cells that all parts own, the mean
+        gradient is taken as a function of the level. It is largest near 1/2 where cells are wider
+        than the blur and further up where they are not, as in a Gaussian spot, which is steepest
+        at 0.61.
+        """
+        total, number = np.zeros(27), np.zeros(27)
+        # What was taken for one cell in plain background may fill more voxels than all cells.
+        largest = 4 / 3 * np.pi * np.prod(2 * self._radii)
+        for region in parts:
+            basins, level, steepness = edges(region, self._radii)
+            bins = np.clip((level * 20).astype(int), -1, 25) + 1
+            share = np.minimum(1, largest / np.maximum(np.bincount(basins), 1))[basins]
+            total += np.bincount(bins, share * steepness, 27)
+            number += np.bincount(bins, share, 27)
+        if not number.any():
+            return BOUNDARY_DEFAULT
+        mean = total / np.maximum(number, 1e-9)
+        mean = ndimage.gaussian_filter1d(mean, 1.0)[1 + 5 : 1 + 18]  # levels 0.25 to 0.9
+        steepest = (int(np.argmax(mean)) + 5.5) / 20
+        return float(np.clip(BOUNDARY_DEFAULT + BOUNDARY_SLOPE * (steepest - 0.55), 0.35, 0.5))

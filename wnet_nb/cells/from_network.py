@@ -7,10 +7,12 @@ around it, though, only the image at hand can tell: its dark spots do (`seeds.Gr
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 from scipy import ndimage
 
-from wnet_nb.cells.regions import Box, Region, grow_cells, with_halo
+from wnet_nb.cells.regions import Box, Region, edges, grow_cells, with_halo
 from wnet_nb.cells.seeds import SEED_SIGMA, Ground, find_seeds
 from wnet_nb.grid import difference_of_gaussians
 
@@ -19,12 +21,14 @@ SMOOTH_SIGMA = 0.2  # of the core probability whose maxima are seeds
 SEED_REACH = 0.5  # no other maximum lies this close to a seed
 SEED_PROBABILITY = 0.3  # of the smoothed core
 GROWTH_PROBABILITY = 0.1  # of core or rim: no cell reaches further
-BOUNDARY_DEFAULT = 0.4  # of core or rim, where the network says where a cell ends
-# What is surely cell, between its surroundings (0) and its core (1), by its smallest radius in
-# voxels: blur carries the light of a thin cell out of it.
-BRIGHT_LEVEL = (1.0, 2.5), (0.5, 0.4)
+# Probability of core or rim at which a cell ends, by how steeply its brightness falls off over one
+# cell radius: a sharp edge is where half of the light is, of a soft one that would lose a lot.
+BOUNDARY = (1.2, 1.3), (0.3, 0.5)
+EDGE_LEVELS = 0.4, 0.6  # between the surroundings (0) and the core (1), where that is measured
+# What is surely cell, by its smallest radius in voxels: blur carries light out of a thin cell.
+BRIGHT_LEVEL = (1.0, 2.5), (0.55, 0.4)
 RESOLVED_RADIUS = 2.7  # voxels; in thinner cells the network's voxels are too coarse
-DIM_LEVEL = 0.2  # that the border of a cell has at least
+DIM_LEVEL = (0.3, 0.5), (0.15, 0.3)  # that the border of a cell has at least, by the boundary
 
 
 class NetworkEvidence:
@@ -40,8 +44,6 @@ class NetworkEvidence:
         Cell radius in voxels (z, y, x).
     ground : Ground
         The background, and what a spot must exceed.
-    boundary : float or None
-        Foreground probability at which a cell ends; `BOUNDARY_DEFAULT` if None.
     """
 
     def __init__(
@@ -51,11 +53,9 @@ class NetworkEvidence:
         image: np.ndarray,
         radii: np.ndarray,
         ground: Ground,
-        boundary: float | None,
     ) -> None:
         self._core, self._foreground, self._image, self._radii = core, foreground, image, radii
         self._ground = ground
-        self.boundary = BOUNDARY_DEFAULT if boundary is None else boundary
 
     def find(self, block: Box) -> Region:
         """Return the cells of a block and its halo."""
@@ -80,7 +80,17 @@ class NetworkEvidence:
         strongest = ndimage.maximum(blob, basins, np.arange(1, count + 1))
         return np.asarray(strongest) >= self._ground.floor
 
-    def inside(self, region: Region) -> np.ndarray:
+    def find_boundary(self, parts: Iterable[Region]) -> float:
+        """Return the foreground probability at which cells end, generous where edges are soft."""
+        low, high = EDGE_LEVELS
+        found = [np.zeros(0)]
+        for region in parts:
+            _, level, steepness = edges(region, self._radii)
+            found.append(steepness[(level > low) & (level < high)])
+        steepness = np.concatenate(found)
+        return float(np.interp(np.median(steepness), *BOUNDARY)) if len(steepness) else 0.4
+
+    def inside(self, region: Region, boundary: float) -> np.ndarray:
         """Return which voxels of the basins are cell: what is bright, or what the network says.
 
         The network knows of dim borders that no level of brightness tells from the surroundings;
@@ -90,6 +100,6 @@ class NetworkEvidence:
         thinnest = float(self._radii.min())
         inside = region.contrast > np.interp(thinnest, *BRIGHT_LEVEL) * cores
         if thinnest >= RESOLVED_RADIUS:
-            known = self._foreground[region.place] > self.boundary
-            inside |= known & (region.contrast > DIM_LEVEL * cores)
+            known = self._foreground[region.place] > boundary
+            inside |= known & (region.contrast > np.interp(boundary, *DIM_LEVEL) * cores)
         return inside

@@ -17,7 +17,7 @@ from scipy import ndimage
 from wnet_nb.cells.foreground import find_foreground
 from wnet_nb.cells.from_image import ImageEvidence
 from wnet_nb.cells.from_network import NetworkEvidence
-from wnet_nb.cells.regions import BLOCK_SIZE, Region, blocks, enlarged
+from wnet_nb.cells.regions import BLOCK_SIZE, Region, blocks, busiest, enlarged
 from wnet_nb.cells.seeds import Ground
 from wnet_nb.cells.size import CellSize, estimate_cell_radius
 
@@ -101,19 +101,23 @@ def segment_instances(
     parts = blocks(image.shape, block_size)
     ground = Ground(image, foreground, radii, floor)
     if core_class is None:
-        one = len(parts) == 1
-        evidence = ImageEvidence(image, foreground, radii, ground, boundary, in_one_block=one)
+        evidence = ImageEvidence(image, foreground, radii, ground)
     else:
         core = probabilities[core_class]
-        evidence = NetworkEvidence(core, foreground, image, radii, ground, boundary)
+        evidence = NetworkEvidence(core, foreground, image, radii, ground)
+    # The cells of a large volume are found anew for the boundary: memory would cost more.
+    whole = evidence.find(parts[0]) if len(parts) == 1 else None
+    if boundary is None:
+        sample = [whole] if whole else map(evidence.find, busiest(foreground))
+        boundary = evidence.find_boundary(sample)
     labels = np.zeros(image.shape, np.int32)
     smallest = minimum_size * 4 / 3 * np.pi * np.prod(radii)
     count = 0
     for block in parts:
-        region = evidence.find(block)
-        cells = np.where(evidence.inside(region), region.basins, 0)
+        region = whole or evidence.find(block)
+        cells = np.where(evidence.inside(region, boundary), region.basins, 0)
         count = _label_cells(cells, region, radii, smallest, labels, count)
-    found = float(evidence.boundary), float(ground.floor)
+    found = float(boundary), float(ground.floor)
     return Instances(_renumber(labels), foreground, classes, reason, cell, *found)
 
 

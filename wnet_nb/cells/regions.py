@@ -11,6 +11,7 @@ from scipy import ndimage
 from skimage.segmentation import watershed
 
 BLOCK_SIZE = 256  # voxels
+SAMPLE_SIZE, SAMPLES = 128, 8  # voxels, boxes in which the boundary of a large volume is found
 HALO = 4.0  # cell radii by which blocks look beyond their edges
 # Lengths in cell radii; chosen by measurement, see tests/benchmarks/quality.md.
 OUTLINE_SIGMA = 0.15  # smoothing of the image whose level is the boundary
@@ -38,6 +39,12 @@ def blocks(shape: Sequence[int], block_size: int) -> list[Box]:
         edges = np.linspace(0, n, count + 1).round().astype(int)
         axes.append([slice(int(a), int(b)) for a, b in itertools.pairwise(edges)])
     return list(itertools.product(*axes))
+
+
+def busiest(foreground: np.ndarray) -> list[Box]:
+    """Return the boxes of `SAMPLE_SIZE` voxels that hold most of the foreground (z, y, x)."""
+    boxes = blocks(foreground.shape, SAMPLE_SIZE)
+    return sorted(boxes, key=lambda box: -float(foreground[box][::4, ::4, ::4].sum()))[:SAMPLES]
 
 
 def enlarged(box: Box, margin: Sequence[int], shape: Sequence[int]) -> Box:
@@ -94,6 +101,32 @@ def grow_cells(
     high = low + [b.stop - b.start for b in block]
     owned[1:] = ((seeds >= low) & (seeds < high)).all(1)
     return Region(place, basins, contrast, cores, owned)
+
+
+def edges(region: Region, radii: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return how the brightness of the cells that a region owns falls off, voxel by voxel.
+
+    Parameters
+    ----------
+    region : Region
+    radii : ndarray
+        Cell radius in voxels (z, y, x).
+
+    Returns
+    -------
+    basins : ndarray
+        (n,) int32: the cell that a voxel belongs to.
+    level : ndarray
+        (n,) float32: its brightness between the surroundings (0) and the core (1) of the cell.
+    steepness : ndarray
+        (n,) float32: how much that changes over one cell radius.
+    """
+    inside = region.owned[region.basins]
+    slopes = (np.gradient(region.contrast, 1 / r, axis=a) for a, r in enumerate(radii))
+    steepness = np.sqrt(sum(slope**2 for slope in slopes))
+    basins = region.basins[inside]
+    core = np.maximum(region.cores, 1e-9)[basins]
+    return basins, region.contrast[inside] / core, steepness[inside] / core
 
 
 def _ball(radii: np.ndarray) -> np.ndarray:
