@@ -27,20 +27,17 @@ def draw_panels(image, results):
     `results` maps a title to labels (Z, Y, X).
     """
     z = planes.densest_point(next(iter(results.values())))[0]
-    grey = planes.fit_plane(image[z], (PANEL_PIXELS, PANEL_PIXELS))
-    low, high = np.percentile(grey, (0.5, 99.8))
-    plain = np.repeat(np.clip((grey - low) / (high - low), 0, 1)[..., None], 3, axis=2)
+    seen = planes.fit_plane(image[z], (PANEL_PIXELS, PANEL_PIXELS))
+    plain = planes.grey(seen, np.percentile(seen, (0.5, 99.8)))
     panels = {"image": plain}
     for title, labels in results.items():
-        plane = planes.enlarge(labels[z], grey.shape)
-        colour, opacity = planes.paint(plane, 0.5, planes.cell_colours(labels))
-        panels[title] = (1 - opacity[..., None]) * plain + opacity[..., None] * colour / 255
+        panels[title] = planes.lay_over(plain, labels[z], 0.5, planes.cell_colours(labels))
     figure = curves.new_figure(
         len(panels) * PANEL_PIXELS / curves.DPI, PANEL_PIXELS / curves.DPI + 0.4
     )
-    for n, (title, rgb) in enumerate(panels.items(), start=1):
+    for n, (title, pixels) in enumerate(panels.items(), start=1):
         axes = figure.add_subplot(1, len(panels), n)
-        axes.imshow(rgb)
+        axes.imshow(pixels.astype(np.uint8))
         axes.set_axis_off()
         axes.set_title(title, fontsize=FONT_POINTS)
     return figure

@@ -91,7 +91,7 @@ def segment_here(run, image, out):
     watch.around(class_map, "predict_volume")
     for name in STAGES:
         watch.around(prediction, name)
-    watch.around(overlay, "plot_overlay")
+    watch.around(overlay, "overlay_png")
     (result,) = prediction.segment(run, image, out=out)
     watch.cut("reading, writing")
     watch.over = True

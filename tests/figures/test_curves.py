@@ -2,9 +2,11 @@ import numpy as np
 import pytest
 
 from wnet_nb.cells.scores import match_instances
+from wnet_nb.config import preset
 from wnet_nb.figures import curves
 
 EPOCHS = range(1, 13)
+QUICK = preset("scratch")
 
 
 def history(changes=(), **columns):
@@ -46,19 +48,14 @@ def test_the_losses_stand_in_two_rows_so_that_they_can_be_read_on_a_narrow_page(
 
 def test_a_change_of_options_is_marked_at_its_epoch():
     axes = curves.plot_losses(history(changes=(4, 9))).axes[0]
-    assert [line.get_xdata()[0] for line in axes.lines[1:]] == [4, 9]
-    assert axes.get_legend() is not None
+    assert [line.get_xdata()[0] for line in axes.lines[2:]] == [4, 9]
+    assert [text.get_text() for text in axes.texts] == ["1", "2"]
+    assert "dotted: options changed" in axes.get_xlabel()
 
 
-@pytest.mark.parametrize("log", [False, True])
-def test_an_empty_history_and_one_epoch_are_drawn_too(log):
+def test_an_empty_history_and_one_epoch_are_drawn_too():
     for rows in ([], history()[:1]):
-        assert curves.figure_png(curves.plot_losses(rows, log=log)).startswith(b"\x89PNG")
-
-
-def test_logarithmic_axes_are_logarithmic():
-    figure = curves.plot_losses(history(), log=True)
-    assert {axes.get_yscale() for axes in figure.axes} == {"log"}
+        assert curves.figure_png(curves.plot_losses(rows)).startswith(b"\x89PNG")
 
 
 def test_of_itself_only_a_curve_that_falls_more_than_tenfold_is_logarithmic_and_says_so():
@@ -68,14 +65,14 @@ def test_of_itself_only_a_curve_that_falls_more_than_tenfold_is_logarithmic_and_
 
 
 def test_a_loss_that_reaches_zero_is_drawn_on_a_linear_axis():
-    figure = curves.plot_losses(history(soft_ncut=[1.0] + [0.0] * 11), log=True)
+    figure = curves.plot_losses(history(soft_ncut=[1.0] + [0.0] * 11))
     assert figure.axes[0].get_yscale() == "linear"
 
 
 def test_scores_are_drawn_against_overlap_with_and_without_the_network():
     truth = cells((2, 2, 2), (2, 16, 16))
     both = [match_instances(found, truth) for found in (truth, cells((2, 2, 2)))]
-    figure = curves.plot_scores(*both)
+    figure = curves.plot_scores(*both, title="a")
     for line, wanted in zip(figure.axes[0].lines, both, strict=False):
         assert list(line.get_xdata()) == list(wanted.thresholds)
         assert list(line.get_ydata()) == list(wanted.f1)
@@ -84,11 +81,13 @@ def test_scores_are_drawn_against_overlap_with_and_without_the_network():
         "network: 2 cells, F1 1.00 at IoU 0.5",
         "without network: 1 cells, F1 0.67 at IoU 0.5",
     ]
-    assert len(curves.plot_scores(both[0]).legends[0].get_texts()) == 1
+    assert len(curves.plot_scores(both[0], None, title="a").legends[0].get_texts()) == 1
 
 
 def test_the_figure_of_the_scores_is_at_most_600_pixels_wide():
-    figure = curves.plot_scores(match_instances(cells((2, 2, 2)), cells((2, 2, 2))))
+    figure = curves.plot_scores(
+        match_instances(cells((2, 2, 2)), cells((2, 2, 2))), None, title="a"
+    )
     assert figure.get_size_inches()[0] * figure.dpi <= 600
 
 
@@ -98,20 +97,58 @@ def test_sizes_are_counted_and_the_smallest_that_is_kept_is_marked():
     assert axes.lines[0].get_xdata()[0] == 5.0
 
 
-def test_the_affinity_is_the_product_of_its_terms_and_the_voxel_is_marked():
-    random = np.random.default_rng(0)
-    intensity, spatial = random.random((2, 9, 11))
-    figure = curves.plot_affinity(
-        100 * intensity, intensity, spatial, point=(24, 35), corner=(20, 30)
-    )
-    shown = figure.axes[3].images[0]
-    np.testing.assert_allclose(shown.get_array(), intensity * spatial)
-    assert shown.get_extent() == [29.5, 40.5, 28.5, 19.5]
-    assert figure.axes[3].lines[0].get_xydata().tolist() == [[35, 24]]
-
-
 def test_figures_leave_no_trace_in_pyplot():
     from matplotlib import _pylab_helpers
 
     curves.plot_losses(history())
     assert _pylab_helpers.Gcf.get_all_fig_managers() == []
+
+
+def rows(ncut, reconstruction):
+    return [
+        {"soft_ncut": a, "reconstruction": b} for a, b in zip(ncut, reconstruction, strict=True)
+    ]
+
+
+def test_falling_curves_ask_for_more_epochs():
+    said = curves.read_losses(rows(np.linspace(1, 0.2, 20), np.linspace(300, 100, 20)), QUICK)
+    assert "still falls" in said[0]
+
+
+def test_a_soft_ncut_near_its_best_asks_for_nothing_though_it_still_falls():
+    said = curves.read_losses(rows([0.37, 0.1, 0.05, 0.04, 0.034, 0.027], np.full(6, 500)), QUICK)
+    assert len(said) == 1 and "come down to 0.027" in said[0]
+
+
+def test_flat_curves_say_so():
+    said = curves.read_losses(rows(np.full(20, 0.2), np.full(20, 100.0)), QUICK)
+    assert "flat" in said[0] and len(said) == 1
+
+
+def test_classes_that_never_parted_are_noticed():
+    said = " ".join(curves.read_losses(rows(np.full(20, 0.99), np.full(20, 100.0)), QUICK))
+    assert "without any separation" in said
+    three = QUICK.replace(n_classes=3)
+    said = " ".join(curves.read_losses(rows(np.full(20, 0.99), np.full(20, 100.0)), three))
+    assert "without any separation" not in said
+
+
+def test_a_reconstruction_that_got_worse_is_noticed():
+    said = curves.read_losses(rows(np.full(20, 0.2), np.linspace(100, 300, 20)), QUICK)
+    assert any("got worse" in sentence for sentence in said)
+
+
+@pytest.mark.parametrize("reconstruction, word", [(0.5, "raise"), (900.0, "lower")])
+def test_one_loss_that_rules_the_total_is_noticed(reconstruction, word):
+    said = curves.read_losses(rows(np.full(20, 0.5), np.full(20, reconstruction)), QUICK)
+    assert any(f"{word} reconstruction_weight" in sentence for sentence in said)
+
+
+def test_the_curves_of_a_good_run_ask_for_nothing():
+    ncut = 0.02 + 0.6 * np.exp(-np.arange(15) / 2) + 0.003 * (-1.0) ** np.arange(15)
+    said = curves.read_losses(rows(ncut, np.linspace(200, 118, 15)), QUICK)
+    assert len(said) == 1 and "flat" in said[0]
+
+
+def test_two_epochs_are_too_few_to_read():
+    assert "too few" in curves.read_losses(rows([1, 1], [1, 1]), QUICK)[0]

@@ -317,7 +317,7 @@ def test_a_report_that_fails_is_a_remark_and_the_results_are_there(run, data, mo
 
 
 def test_a_mistake_of_ours_is_not_hidden(run, monkeypatch):
-    monkeypatch.setattr(report, "read_losses", lambda *_: 1 / 0)
+    monkeypatch.setattr(report.curves, "read_losses", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         report.renew(run)
 

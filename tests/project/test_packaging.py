@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 MODULES = sorted((ROOT / "wnet_nb").rglob("*.py"))
 MODULE_LINES, PACKAGE_LINES = 440, 14_500
 TABLES = {"config.py"}  # one entry after the other, read by looking up, not through
-IMPORT_NAMES = {"scikit-image": "skimage"}
+IMPORT_NAMES = {"pillow": "PIL", "scikit-image": "skimage"}
 # Required though no module imports it (yet), and why.
 NOT_IMPORTED = {
     "ipywidgets": "the sliders and the dashboard of the notebooks",

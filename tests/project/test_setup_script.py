@@ -46,6 +46,7 @@ COLAB = {
     "scipy": "1.16.3",
     "scikit-image": "0.25.2",
     "matplotlib": "3.10.0",
+    "pillow": "11.3.0",
     "ipywidgets": "7.7.1",
     "tifffile": "2025.10.16",
     "tqdm": "4.67.1",

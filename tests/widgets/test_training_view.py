@@ -82,10 +82,10 @@ def test_what_was_done_otherwise_than_asked_is_said_when_it_happens(view):
 
 def test_a_preview_without_cells_says_why(view, monkeypatch):
     titles = []
-    real = training_view.overlay.plot_preview
+    real = training_view.overlay.preview_png
     monkeypatch.setattr(
         training_view.overlay,
-        "plot_preview",
+        "preview_png",
         lambda *a, title, **k: titles.append(title) or real(*a, title=title, **k),
     )
     take(view, epoch_end(1))

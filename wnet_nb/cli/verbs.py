@@ -17,7 +17,7 @@ from wnet_nb.config import Settings
 from wnet_nb.device import choose_device
 from wnet_nb.errors import UserError
 from wnet_nb.events import Event, Finished
-from wnet_nb.figures.advice import read_losses
+from wnet_nb.figures.curves import read_losses
 from wnet_nb.files import run_files
 from wnet_nb.files.result import Result
 from wnet_nb.jobs.check import check_cell_size

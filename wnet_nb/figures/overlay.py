@@ -1,23 +1,25 @@
-"""Figures of a volume in planes: a preview of the training, outlines of cells, cells in 3D.
+"""Pictures of a volume as PNG: a preview of the training, outlines of cells, cells in 3D.
 
-Like in `curves`, every function returns a Figure of its own and shows nothing.
+They are drawn pixel by pixel, which keeps lines sharp.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from typing import Any
 
 import numpy as np
-from matplotlib import patheffects
-from matplotlib.axes import Axes
+from matplotlib import colormaps
 from matplotlib.colors import to_rgb
-from matplotlib.figure import Figure
+from PIL import Image
 from scipy import ndimage
+from skimage.io import imread
+from skimage.segmentation import find_boundaries
+from skimage.transform import resize
 
 from wnet_nb.events import Preview
-from wnet_nb.figures import planes
-from wnet_nb.figures.curves import DPI, draw_losses, new_figure
+from wnet_nb.figures import curves, planes
 
 SAME_COLOUR, NETWORK_COLOUR, BASELINE_COLOUR = "#ffe119", "#ff4fd8", "#00d5e0"
 COLOURS_IN_WORDS = {
@@ -25,69 +27,74 @@ COLOURS_IN_WORDS = {
     NETWORK_COLOUR: "pink: only with the network",
     BASELINE_COLOUR: "turquoise: only without it",
 }
-LINE_PIXELS = 2
-OVERLAY_PIXELS, MARGIN_PIXELS, HEAD_PIXELS, FOOT_PIXELS = 1100, 10, 52, 64
-SCALE_BAR_PIXELS = 36
+WIDTH_PIXELS, BLOCK_PIXELS = 1080, 210  # of the blocks of a row together; of one of the preview
+MARGIN, LINE = 10, 26  # between blocks; height of a line of text, in pixels
+TITLE, TEXT = 19, 15  # sizes of letters in pixels
+LEAST_PIXELS = 170  # for the words above a block
+SHOWN_VOXELS = 384  # along one edge: more, and outlines of cells can no longer be told apart
 CLASSES_SHOWN = 4
-PERCENTILES = (0.5, 99.8)
+CLASS_COLOURS = colormaps["viridis"].with_extremes(bad="white")
+PERCENTILES = (0.5, 99.5)
 
 
-def plot_preview(
+def preview_png(
     preview: Preview,
     *,
-    voxel_size_um: Sequence[float] | None = None,
+    voxel_size_um: Sequence[float] | None,
     title: str = "",
     cells: np.ndarray | None = None,
-) -> Figure:
+) -> bytes:
     """Draw the preview patch: image, class maps and reconstruction, three planes of each.
 
-    Parameters
-    ----------
-    preview : Preview
-        From an `EpochEnd` event.
-    voxel_size_um : sequence of 3 float, optional
-        (z, y, x) in µm, for true proportions; without it, voxels count as cubes.
-    title : str
-        Above the figure.
-    cells : ndarray, optional
-        (Z, Y, X) labels of the patch, 0 background, drawn in a column of their own.
+    `voxel_size_um` (z, y, x) gives true proportions in µm; where it is None, voxels count as cubes.
+    `cells`, (Z, Y, X) labels of the patch, are drawn in a block of their own.
     """
-    columns = _preview_columns(preview) + (cells is not None)
-    figure = new_figure(2.3 * columns, 3.2)
-    axes = [figure.add_subplot(1, columns, n + 1) for n in range(columns)]
-    _draw_preview(axes, preview, voxel_size_um, cells)
-    if title:
-        figure.suptitle(title, fontsize=11)
-    return figure
+    layout = planes.Layout.of(preview.image.shape, voxel_size_um or (1, 1, 1), BLOCK_PIXELS)
+    point = [n // 2 for n in preview.image.shape]
+
+    def shades(volume: np.ndarray) -> np.ndarray:
+        white = max(1.0, float(np.percentile(volume, PERCENTILES[1])))
+        return planes.grey(layout.draw(volume, point), (0, white))
+
+    blocks, image = {}, shades(preview.image)
+    if cells is not None:
+        colours = planes.cell_colours(cells)
+        found = layout.lay_over(image, cells, point, 0.5, colours)
+        blocks[f"{cells.max():,} cells in the patch"] = found
+    blocks["image"] = image
+    for k, probabilities in enumerate(preview.probabilities[:CLASSES_SHOWN]):
+        seen = CLASS_COLOURS(layout.draw(probabilities, point))[..., :3]
+        blocks[f"class {k}: how probable\n(dark 0, yellow 1)"] = 255 * seen
+    blocks["reconstruction"] = shades(preview.reconstruction)
+    for words, pixels in blocks.items():
+        blocks[words] = np.asarray(planes.name_planes(pixels, layout, TEXT))
+    unit = "voxels" if voxel_size_um is None else "µm"
+    return _compose([blocks], layout.pixel_um, title, unit=unit)
 
 
-def plot_progress(
+def progress_png(
     history: Sequence[Mapping[str, Any]],
     preview: Preview,
     *,
-    voxel_size_um: Sequence[float] | None = None,
-    epochs: int | None = None,
-) -> Figure:
+    voxel_size_um: Sequence[float] | None,
+    epochs: int,
+) -> bytes:
     """Draw loss curves above the preview of the last epoch: the picture of a run."""
-    columns = _preview_columns(preview)
-    figure = new_figure(max(11.5, 2.9 * columns), 7.2)
-    top, bottom = figure.subfigures(2, 1, height_ratios=[3.3, 3.9])
-    draw_losses([top.add_subplot(1, 3, n) for n in (1, 2, 3)], history)
-    axes = [bottom.add_subplot(1, columns, n + 1) for n in range(columns)]
-    _draw_preview(axes, preview, voxel_size_um)
-    last = history[-1]["epoch"] if history else 0
-    figure.suptitle(f"Training after epoch {last}" + (f" of {epochs}" if epochs else ""))
-    return figure
+    title = f"One patch after epoch {history[-1]['epoch']} of {epochs}"
+    below = imread(BytesIO(preview_png(preview, voxel_size_um=voxel_size_um, title=title)))
+    figure = curves.plot_losses(history, width=(below.shape[1] + 0.5) / curves.DPI)
+    above = imread(BytesIO(curves.figure_png(figure)))[..., :3]
+    return planes.png_of(Image.fromarray(np.concatenate([above, below])))
 
 
-def plot_overlay(
+def overlay_png(
     image: np.ndarray,
     labels: np.ndarray,
     baseline_labels: np.ndarray | None,
     *,
     voxel_size_um: Sequence[float],
     name: str,
-) -> Figure:
+) -> bytes:
     """Draw the planes through most cells: XY plain and with outlines, below it XZ and YZ.
 
     An outline has the colour of who found the cell: `COLOURS_IN_WORDS`. Two cells count as the
@@ -98,82 +105,116 @@ def plot_overlay(
     image : ndarray
         (Z, Y, X), any real dtype; only the part that is shown is read.
     labels, baseline_labels : ndarray
-        (Z, Y, X) integer, 0 is background: cells found with and without the network. The second
-        is None where no network was used.
+        (Z, Y, X) integer, 0 background, 1 to n the cells found with and without the network; the
+        second is None where no network was used.
     voxel_size_um : sequence of 3 float
         (z, y, x) in µm.
     name : str
-        Name of the volume, for the title.
+        Name of the volume.
     """
-    title = f"{name}: {_count(labels):,} cells"
+    title = f"{name}: {labels.max():,} cells"
     if baseline_labels is not None:
-        title += f" with the network, {_count(baseline_labels):,} without"
+        title += f" with the network, {baseline_labels.max():,} without"
     other = labels if baseline_labels is None else baseline_labels
     centre = planes.densest_point(labels if labels.any() else other)
-    window = planes.window_around(centre, image.shape, voxel_size_um)
-    part = _describe_part(image.shape, window, centre)
+    size = [min(n, SHOWN_VOXELS) for n in image.shape]
+    widest = max(size[1] * voxel_size_um[1], size[2] * voxel_size_um[2])
+    size[0] = max(1, min(size[0], int(widest / voxel_size_um[0])))  # no deeper than wide
+    window = planes.window_around(centre, size, image.shape)
+    title += "\nplanes at voxel z = {}, y = {}, x = {}".format(*centre)
+    for axis, part, n in zip("zyx", window, image.shape, strict=True):
+        if part.stop - part.start < n:
+            title += f"; {axis} {part.start}-{part.stop - 1} of {n} are shown"
     point = [c - w.start for c, w in zip(centre, window, strict=True)]
     image, labels, other = (np.asarray(array[window]) for array in (image, labels, other))
 
     depth, height, width = np.multiply(image.shape, voxel_size_um)
-    pixel_um = max(2 * width, width + height) / (OVERLAY_PIXELS - 3 * MARGIN_PIXELS)
+    pixel_um = max(2 * width, width + height) / WIDTH_PIXELS
     z, y, x = (max(1, round(length / pixel_um)) for length in (depth, height, width))
-    plain = _draw_grey(image, point, ((y, x), (z, x), (z, y)))
-    outlined = _outline(plain, _colour_cells(labels, other), point)
-    left, right, second = MARGIN_PIXELS, 2 * MARGIN_PIXELS + x, HEAD_PIXELS + y + MARGIN_PIXELS
-    bottom = second + z
-    blocks = {
-        "XY, from above": (plain[0], HEAD_PIXELS, left),
-        "XY, outlined": (outlined[0], HEAD_PIXELS, right),
-        "XZ, from the front": (outlined[1], second, left),
-        "YZ, from the side": (outlined[2], second, right),
-    }
-    canvas = np.ones((bottom + FOOT_PIXELS, OVERLAY_PIXELS, 3))
-    for rgb, row, column in blocks.values():
-        canvas[row : row + rgb.shape[0], column : column + rgb.shape[1]] = rgb
-    figure, ax = _show_pixels(canvas)
-    for words, (_, row, column) in blocks.items():
-        _write_on_image(ax, words, (column, row))
-    ax.text(OVERLAY_PIXELS / 2, 16, title, fontsize=12, ha="center", va="center")
-    ax.text(OVERLAY_PIXELS / 2, 38, part, fontsize=9, ha="center", va="center", color="0.3")
-    _draw_scale_bar(ax, width, pixel_um, (left, bottom + 18))
-    if baseline_labels is not None:
-        _draw_legend(ax, bottom + FOOT_PIXELS - 16)
-    return figure
+    shapes = (y, x), (z, x), (z, y)
+    shown = [planes.fit_plane(p, s) for p, s in zip(_upright(image, point), shapes, strict=True)]
+    limits = np.percentile(np.concatenate([plane.ravel() for plane in shown]), PERCENTILES)
+    plain, *outlined = [planes.grey(plane, limits) for plane in (shown[0], *shown)]
+    mine, theirs = _find_partners(labels, other)
+    sides = zip(outlined, _upright(labels, point), _upright(other, point), strict=True)
+    for pixels, plane, other_plane in sides:
+        found, without = (planes.enlarge(p, pixels.shape[:2]) for p in (plane, other_plane))
+        for colour, cells in (
+            (BASELINE_COLOUR, np.where(np.isin(without, theirs), 0, without)),
+            (NETWORK_COLOUR, np.where(np.isin(found, mine), 0, found)),
+            (SAME_COLOUR, np.where(np.isin(found, mine), found, 0)),
+        ):
+            pixels[find_boundaries(cells, mode="thick")] = np.multiply(255, to_rgb(colour))
+    rows = [
+        {"XY, from above": plain, "XY, with the outlines of cells": outlined[0]},
+        {"XZ, from the front": outlined[1], "YZ, from the side": outlined[2]},
+    ]
+    legend = {} if baseline_labels is None else COLOURS_IN_WORDS
+    return _compose(rows, pixel_um, title, legend)
 
 
-def plot_projections(labels: np.ndarray, voxel_size_um: Sequence[float]) -> Figure:
-    """Draw the cells as seen from above, from the front and from the right; see `projections`."""
-    rgb = planes.projections(labels, voxel_size_um)
-    foot = np.full((SCALE_BAR_PIXELS, *rgb.shape[1:]), planes.SURROUNDINGS, np.uint8)
-    figure, ax = _show_pixels(np.concatenate([rgb, foot]))
-    _, height, width = np.multiply(labels.shape, voxel_size_um)
-    pixel_um = (2 * width + height) / (rgb.shape[1] - 2 * planes.GAP_PIXELS)
-    for place, words in enumerate(("from above", "from the front", "from the right")):
-        _write_on_image(ax, words, (place * (width / pixel_um + planes.GAP_PIXELS), 0))
-    _draw_scale_bar(ax, width, pixel_um, (8, rgb.shape[0] + SCALE_BAR_PIXELS / 2))
-    return figure
+def projections_png(labels: np.ndarray, voxel_size_um: Sequence[float]) -> bytes:
+    """Draw the cells in three dimensions: from above, from the front and from the right.
+
+    The first cell along each line of sight is seen. Far ones and slopes are darker, so that cells
+    look round. z runs downwards from the front and from the right.
+    `labels` are (Z, Y, X) integer, 0 background; `voxel_size_um` is (z, y, x) in µm.
+    """
+    steps = [max(1, n // WIDTH_PIXELS) for n in labels.shape]
+    labels = np.asarray(labels[tuple(slice(None, None, step) for step in steps)])
+    size, colours = np.multiply(voxel_size_um, steps), planes.cell_colours(labels)
+    extent = size * labels.shape
+    pixel_um = (2 * extent[2] + extent[1]) / WIDTH_PIXELS
+    lengths = [max(1, round(length / pixel_um)) for length in extent]  # of z, y and x
+    views = {}
+    for words, side, axes in (
+        ("from above", labels, (0, 1, 2)),
+        ("from the front", labels[:, ::-1], (1, 0, 2)),
+        ("from the right", labels[..., ::-1], (2, 0, 1)),
+    ):
+        seen = look_at(side.transpose(axes), size[list(axes)], colours)
+        views[words] = resize(seen, (lengths[axes[1]], lengths[axes[2]], 3), order=1)
+    return _compose([views], pixel_um)
 
 
-def find_edges(labels: np.ndarray) -> np.ndarray:
-    """Return where a plane of labels has its outlines, bool: `LINE_PIXELS` wide, inside cells."""
-    around = 2 * LINE_PIXELS + 1
-    highest, lowest = (f(labels, around) for f in (ndimage.maximum_filter, ndimage.minimum_filter))
-    return (highest != lowest) & (labels > 0)
+def affinity_png(
+    brightness: np.ndarray,
+    intensity: np.ndarray,
+    spatial: np.ndarray,
+    *,
+    point: Sequence[int],
+    white: float,
+) -> bytes:
+    """Draw how alike the voxels around one voxel count: brightness, distance, and both.
+
+    All are (Y, X): `brightness` in 0-100, of which `white` is drawn white, and the two terms of the
+    affinity in 0-1. `point` is the voxel (y, x) in them; it is marked.
+    """
+    blocks = {"image, 0-100": planes.grey(brightness, (0, white))}
+    for words, values in (
+        ("alike in brightness", intensity),
+        ("near enough", spatial),
+        ("both: pulls together", intensity * spatial),
+    ):
+        blocks[f"{words}\n(dark 0, yellow 1)"] = 255 * CLASS_COLOURS(values)[..., :3]
+    scale = BLOCK_PIXELS // max(brightness.shape)
+    for words, pixels in blocks.items():
+        block = Image.fromarray(pixels.repeat(scale, 0).repeat(scale, 1).astype(np.uint8))
+        place = [(p + 0.5) * scale for p in point[::-1]]
+        planes.write(block, "+", place, 2 * TITLE, "red", "mm")
+        blocks[words] = np.asarray(block)
+    return _compose([blocks], 1 / scale, unit="voxels")
 
 
-def _colour_cells(labels: np.ndarray, other: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return what to outline, in order, as (labels, colour of each label in 0-1)."""
-    sizes, other_sizes = np.bincount(labels.ravel()), np.bincount(other.ravel())
-    both = (labels > 0) & (other > 0)
-    pairs = labels[both].astype(np.int64) * len(other_sizes) + other[both]
-    pairs, shared = np.unique(pairs, return_counts=True)
-    mine, theirs = np.divmod(pairs, len(other_sizes))
-    same = shared / (sizes[mine] + other_sizes[theirs] - shared) > 0.5  # one partner at most
-    colours = np.tile(to_rgb(NETWORK_COLOUR), (len(sizes), 1))
-    colours[mine[same]] = to_rgb(SAME_COLOUR)
-    other = np.where(np.isin(other, theirs[same]), 0, other)  # these are drawn by the network's
-    return [(other, np.tile(to_rgb(BASELINE_COLOUR), (len(other_sizes), 1))), (labels, colours)]
+def look_at(labels: np.ndarray, size_um: Sequence[float], colours: np.ndarray) -> np.ndarray:
+    """Return what is seen along the first axis of labels, (rows, columns, 3) in 0-255."""
+    first = (labels > 0).argmax(axis=0)
+    cells = np.take_along_axis(labels, first[None], axis=0)[0]
+    depth_um = ndimage.gaussian_filter(first * size_um[0], 0.7)
+    slopes = np.gradient(depth_um, *size_um[1:]) if min(depth_um.shape) > 1 else [0.0, 0.0]
+    facing = 1 / np.sqrt(1 + slopes[0] ** 2 + slopes[1] ** 2)
+    near = 1 - 0.4 * first / len(labels)
+    return colours[cells] * ((0.45 + 0.55 * facing) * near)[..., None]
 
 
 def _upright(volume: np.ndarray, point: Sequence[int]) -> list[np.ndarray]:
@@ -182,121 +223,44 @@ def _upright(volume: np.ndarray, point: Sequence[int]) -> list[np.ndarray]:
     return [xy, xz, yz.T]
 
 
-def _draw_grey(image: np.ndarray, point: Sequence[int], shapes) -> list[np.ndarray]:
-    """Return the planes of an image, scaled to `shapes`, as (rows, columns, 3) in 0-1."""
-    pairs = zip(_upright(image, point), shapes, strict=True)
-    grey = [planes.fit_plane(plane, shape) for plane, shape in pairs]
-    low, high = np.percentile(np.concatenate([plane.ravel() for plane in grey]), PERCENTILES)
-    span = max(high - low, 1e-6)
-    return [np.repeat(np.clip((g - low) / span, 0, 1)[..., None], 3, axis=2) for g in grey]
+def _find_partners(labels: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return which of the labels have a partner in the other, and which of those in the first."""
+    sizes, other_sizes = np.bincount(labels.ravel()), np.bincount(other.ravel())
+    both = (labels > 0) & (other > 0)
+    pairs = labels[both].astype(np.int64) * len(other_sizes) + other[both]
+    pairs, shared = np.unique(pairs, return_counts=True)
+    mine, theirs = np.divmod(pairs, len(other_sizes))
+    same = shared / (sizes[mine] + other_sizes[theirs] - shared) > 0.5  # one partner at most
+    return mine[same], theirs[same]
 
 
-def _outline(plain: Sequence[np.ndarray], cells, point: Sequence[int]) -> list[np.ndarray]:
-    """Return the planes with the outlines of cells; see `_colour_cells`."""
-    drawn = [rgb.copy() for rgb in plain]
-    for labels, colours in cells:
-        for rgb, plane in zip(drawn, _upright(labels, point), strict=True):
-            enlarged = planes.enlarge(plane, rgb.shape[:2])
-            edges = find_edges(enlarged)
-            rgb[edges] = colours[enlarged[edges]]
-    return drawn
-
-
-def _show_pixels(rgb: np.ndarray) -> tuple[Figure, Axes]:
-    """Return a figure that shows (rows, columns, 3) pixel by pixel, with axes that count pixels."""
-    rows, columns = rgb.shape[:2]
-    figure = new_figure(columns / DPI, rows / DPI)
-    figure.set_layout_engine("none")
-    ax = figure.add_axes((0, 0, 1, 1))
-    ax.imshow(rgb, interpolation="nearest", aspect="auto", extent=(0, columns, rows, 0))
-    ax.set_axis_off()
-    return figure, ax
-
-
-def _draw_legend(ax: Axes, y: float) -> None:
-    """Draw the colours of the outlines and what they mean along the bottom of an overlay."""
-    x = MARGIN_PIXELS
-    for colour, words in COLOURS_IN_WORDS.items():
-        ax.plot([x, x + 16], [y, y], color=colour, linewidth=5, solid_capstyle="butt")
-        ax.text(x + 24, y, words, fontsize=11, va="center")
-        x += 44 + 7.6 * len(words)
-
-
-def _preview_columns(preview: Preview) -> int:
-    return 2 + min(len(preview.probabilities), CLASSES_SHOWN)
-
-
-def _draw_preview(
-    axes: Sequence[Axes], preview: Preview, voxel_size_um, cells: np.ndarray | None = None
-) -> None:
-    size = (1.0, 1.0, 1.0) if voxel_size_um is None else tuple(voxel_size_um)
-    layout = planes.Layout.of(preview.image.shape, size)
-    point = [n // 2 for n in preview.image.shape]
-    image, *maps, reconstruction = axes if cells is None else axes[1:]
-    _show_block(image, preview.image, layout, point, "image")
-    for k, (ax, probabilities) in enumerate(zip(maps, preview.probabilities, strict=False)):
-        title = f"class {k}: how probable\n(dark 0, yellow 1)"
-        _show_block(ax, probabilities, layout, point, title, "viridis")
-    _show_block(reconstruction, preview.reconstruction, layout, point, "reconstruction")
-    if cells is not None:
-        _show_block(axes[0], preview.image, layout, point, f"{_count(cells)} cells in the patch")
-        _lay_cells_over(axes[0], cells, layout, point)
-    unit = "voxels" if voxel_size_um is None else "µm"
-    width, below = layout.places[0][1].stop, layout.shape[0] + SCALE_BAR_PIXELS / 2
-    _draw_scale_bar(image, width * layout.pixel_um, layout.pixel_um, (8, below), unit)
-
-
-def _show_block(
-    ax: Axes, volume: np.ndarray, layout: planes.Layout, point, title: str, cmap: str = "gray"
-) -> None:
-    white = 1.0 if cmap != "gray" else max(1.0, float(np.percentile(volume, PERCENTILES[1])))
-    canvas = layout.draw(volume, point)
-    ax.imshow(canvas, cmap=cmap, vmin=0, vmax=white, interpolation="nearest")
-    ax.set_axis_off()
-    ax.set_ylim(canvas.shape[0] + SCALE_BAR_PIXELS, 0)
-    ax.set_title(title, fontsize=10)
-    for word, (rows, columns) in zip(planes.NAMES, layout.places, strict=True):
-        _write_on_image(ax, word, (columns.start, rows.start))
-
-
-def _lay_cells_over(ax: Axes, cells: np.ndarray, layout: planes.Layout, point) -> None:
-    colours = planes.cell_colours(cells)
-    overlay = np.zeros((*layout.shape, 4))
-    for place, plane in zip(layout.places, planes.cross(cells, point), strict=True):
-        colour, alpha = planes.paint(planes.enlarge(plane, overlay[place].shape[:2]), 0.5, colours)
-        overlay[place] = np.concatenate([colour / 255, alpha[..., None]], axis=-1)
-    limits = ax.get_ylim()
-    ax.imshow(overlay, interpolation="nearest")
-    ax.set_ylim(limits)
-
-
-def _write_on_image(ax: Axes, words: str, corner: Sequence[float]) -> None:
-    x, y = corner
-    text = ax.text(x + 8, y + 8, words, color="white", fontsize=8, va="top")
-    text.set_path_effects([patheffects.withStroke(linewidth=2, foreground="black")])
-
-
-def _draw_scale_bar(ax: Axes, width_um: float, pixel_um: float, place, unit: str = "µm") -> None:
-    """Draw a bar for an image `width_um` wide, from the pixel (x, y) to the right."""
-    (x, y), length = place, planes.round_length(width_um)
-    ax.plot([x, x + length / pixel_um], [y, y], color="black", linewidth=3)
-    ax.annotate(
-        f"{length:g} {unit}", (x + length / pixel_um, y), (5, 0), textcoords="offset points",
-        fontsize=9, va="center",
-    )  # fmt: skip
-
-
-def _describe_part(shape, window, point) -> str:
-    z, y, x = point
-    text = f"planes at z = {z}, y = {y}, x = {x}"
-    parts = [
-        f"{axis} {w.start}-{w.stop - 1} of {n}"
-        for axis, w, n in zip("zyx", window, shape, strict=True)
-        if w.stop - w.start < n
-    ]
-    return text + (f"; part of the volume is shown: {', '.join(parts)} voxels" if parts else "")
-
-
-def _count(labels: np.ndarray) -> int:
-    present = np.unique(np.concatenate([np.unique(plane) for plane in labels]))  # little memory
-    return int(np.count_nonzero(present))
+def _compose(
+    rows: Sequence[Mapping[str, np.ndarray]],
+    pixel_um: float,
+    title: str = "",
+    legend: Mapping[str, str] | None = None,
+    unit: str = "µm",
+) -> bytes:
+    """Return a PNG: rows of blocks, each under its words, below a title, above a scale bar."""
+    places, width, y = [], 0, MARGIN + LINE * len(title.splitlines())
+    for row in rows:
+        x, y = MARGIN, y + LINE * max(len(words.splitlines()) for words in row)
+        for words, pixels in row.items():
+            places.append((words, pixels, x, y))
+            x += max(pixels.shape[1], LEAST_PIXELS) + MARGIN
+        width = max(width, x)
+        y += max(len(pixels) for pixels in row.values()) + MARGIN
+    sheet = Image.new("RGB", (width, y + LINE * (2 if legend else 1)), "white")
+    for n, line in enumerate(title.splitlines()):
+        place = width / 2, MARGIN + n * LINE
+        planes.write(sheet, line, place, TEXT if n else TITLE, anchor="ma")
+    for words, pixels, left, top in places:
+        sheet.paste(Image.fromarray(pixels.astype(np.uint8)), (left, top))
+        planes.write(sheet, words, (left, top - 4), TEXT, anchor="ld")
+    length = planes.round_length(pixel_um * places[0][1].shape[1])
+    bar = (MARGIN, y + 8), length / pixel_um
+    planes.draw_bar(sheet, *bar, f"{length:g} {unit}", TEXT, "black")
+    x = MARGIN
+    for colour, words in (legend or {}).items():
+        x = 24 + planes.draw_bar(sheet, (x, y + 8 + LINE), 18, words, TEXT, colour)
+    return planes.png_of(sheet)

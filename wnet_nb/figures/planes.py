@@ -1,6 +1,7 @@
 """Three planes through a volume, XY, XZ and YZ, at true proportions: arrays in, pixels out.
 
-The figures and the viewer of the notebook both draw from here.
+The pictures of `overlay` and the viewer of the notebook both draw with what is here. Pixels are
+(rows, columns, 3), red, green and blue in 0-255.
 """
 
 from __future__ import annotations
@@ -10,23 +11,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
-from matplotlib import colormaps
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.image import imsave
+from matplotlib import colormaps, get_data_path
+from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 from skimage.segmentation import find_boundaries
 from skimage.transform import resize
 
+from wnet_nb.grid import thin_out
+
 CANVAS_PIXELS = 620  # longer side
 GAP_PIXELS = 8  # between the planes
-PROJECTIONS_PIXELS = 1100  # width of the cells from three sides
-SHOWN_VOXELS = 384  # along one edge: more, and outlines of cells can no longer be told apart
 NAMES = ("XY", "XZ", "YZ")
 CROSSHAIR = (255, 210, 60)
 SURROUNDINGS = 255  # grey around the planes
+VIEWER_TEXT = 22  # pixels: still to be read where a narrow page shows the picture at half its size
 # Periods per voxel along z, y, x of the waves that give a cell its hue and its brightness, found by
 # trying: neighbours 8 to 34 voxels apart look different, a centre that moves by one voxel does not.
 WAVES = np.array([(0.0223, -0.0217, -0.0235), (0.0499, 0.0574, -0.0557)])
@@ -36,22 +37,19 @@ WAVES = np.array([(0.0223, -0.0217, -0.0235), (0.0499, 0.0574, -0.0557)])
 class Layout:
     """Where the planes lie on the canvas: YZ to the right of XY and XZ below it.
 
-    Attributes
-    ----------
-    pixel_um : float
-        Edge of a canvas pixel in µm.
-    places : tuple of (slice, slice)
-        Rows and columns of XY, XZ and YZ.
+    `pixel_um` is the edge of a pixel in µm, `places` the rows and columns of XY, XZ and YZ.
     """
 
     pixel_um: float
     places: tuple[tuple[slice, slice], ...]
 
     @classmethod
-    def of(cls, shape: Sequence[int], voxel_size_um: Sequence[float]) -> Layout:
-        """Return the layout for a volume of `shape` (Z, Y, X)."""
+    def of(
+        cls, shape: Sequence[int], voxel_size_um: Sequence[float], pixels: int = CANVAS_PIXELS
+    ) -> Layout:
+        """Return the layout for a volume of `shape` (Z, Y, X) whose longer side has `pixels`."""
         z, y, x = (n * s for n, s in zip(shape, voxel_size_um, strict=True))
-        pixel = (max(x, y) + z) / (CANVAS_PIXELS - GAP_PIXELS)
+        pixel = (max(x, y) + z) / (pixels - GAP_PIXELS)
         depth, height, width = (max(1, round(length / pixel)) for length in (z, y, x))
         below = slice(height + GAP_PIXELS, height + GAP_PIXELS + depth)
         right = slice(width + GAP_PIXELS, width + GAP_PIXELS + depth)
@@ -69,6 +67,15 @@ class Layout:
         for place, plane in zip(self.places, cross(volume, point), strict=True):
             canvas[place] = fit_plane(plane, canvas[place].shape)
         return canvas
+
+    def lay_over(
+        self, pixels: np.ndarray, volume: np.ndarray, point: Sequence[int], opacity: float, colours
+    ) -> np.ndarray:
+        """Return the pixels of the canvas with the planes of labels or a class map over them."""
+        covered = pixels.copy()
+        for place, plane in zip(self.places, cross(volume, point), strict=True):
+            covered[place] = lay_over(pixels[place], plane, opacity, colours)
+        return covered
 
 
 def cross(volume: np.ndarray, point: Sequence[int]) -> list[np.ndarray]:
@@ -93,28 +100,10 @@ def enlarge(plane: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     return plane[np.ix_(rows, columns)]
 
 
-def densest_point(labels: np.ndarray) -> tuple[int, int, int]:
-    """Return the voxel (z, y, x) whose planes, one by one, cut the most cells."""
-    step = max(1, round((labels.size / 4_000_000) ** (1 / 3)))
-    sample = np.asarray(labels[::step, ::step, ::step])
-    point = []
-    for axis, length in enumerate(labels.shape):
-        cells = [len(np.unique(plane)) for plane in np.moveaxis(sample, axis, 0)]
-        best = np.flatnonzero(np.array(cells) == max(cells))  # of equals, the one in the middle
-        point.append(min(int(best[len(best) // 2]) * step, length - 1))
-    return tuple(point)
-
-
 def window_around(
-    point: Sequence[int], shape: Sequence[int], voxel_size_um: Sequence[float]
+    point: Sequence[int], size: Sequence[int], shape: Sequence[int]
 ) -> tuple[slice, slice, slice]:
-    """Return the part of a volume worth showing around a voxel.
-
-    It has at most `SHOWN_VOXELS` along an edge, and is no deeper than wide in µm.
-    """
-    size = [min(n, SHOWN_VOXELS) for n in shape]
-    widest = max(size[1] * voxel_size_um[1], size[2] * voxel_size_um[2])
-    size[0] = max(1, min(size[0], int(widest / voxel_size_um[0])))
+    """Return the part of a volume of `shape`, `size` voxels large, with a voxel in its middle."""
     window = []
     for p, n, have in zip(point, size, shape, strict=True):
         start = max(0, min(p - n // 2, have - n))
@@ -122,27 +111,21 @@ def window_around(
     return tuple(window)
 
 
-def round_length(width_um: float) -> float:
-    """Return the length in µm of a scale bar: 1, 2 or 5 times a power of ten, within a quarter."""
-    power = 10.0 ** math.floor(math.log10(width_um / 4))
-    return power * max(n for n in (1, 2, 5) if n * power <= width_um / 4)
+def densest_point(labels: np.ndarray) -> tuple[int, int, int]:
+    """Return the voxel (z, y, x) whose planes, one by one, cut the most cells."""
+    sample, point = np.asarray(thin_out(labels, 4_000_000)), []
+    for axis, length in enumerate(labels.shape):
+        cells = [len(np.unique(plane)) for plane in np.moveaxis(sample, axis, 0)]
+        best = np.flatnonzero(np.array(cells) == max(cells))  # of equals, the one in the middle
+        point.append(int((best[len(best) // 2] + 0.5) * length / len(cells)))
+    return tuple(point)
 
 
 def cell_colours(labels: np.ndarray) -> np.ndarray:
-    """Return the colour of each cell, which follows from where the cell lies.
+    """Return the colour of each cell of (Z, Y, X) labels, (largest + 1, 3) uint8, from its place.
 
     A cell that is cut out anew keeps its colour, whatever its number, and so do the same cells of
-    two results side by side.
-
-    Parameters
-    ----------
-    labels : ndarray
-        (Z, Y, X) integer, 0 is background.
-
-    Returns
-    -------
-    ndarray
-        (largest label + 1, 3) uint8, red, green and blue; black for background.
+    two results side by side. Background is black.
     """
     centres = [
         [(part.start + part.stop) / 2 for part in box] if box else (0, 0, 0)
@@ -154,29 +137,30 @@ def cell_colours(labels: np.ndarray) -> np.ndarray:
     return np.concatenate([np.zeros((1, 3)), colours]).astype(np.uint8)
 
 
-def paint(
-    plane: np.ndarray, opacity: float, colours: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return what to lay over a plane: colours and how much they cover.
+def grey(values: np.ndarray, limits: Sequence[float]) -> np.ndarray:
+    """Return brightness (rows, columns) as pixels, black and white at `limits`; NaN is nothing."""
+    low, high = limits
+    shades = 255 * np.clip((values - low) / max(high - low, 1e-9), 0, 1)
+    return np.repeat(np.nan_to_num(shades, nan=SURROUNDINGS)[..., None], 3, axis=2)
 
-    Parameters
-    ----------
-    plane : ndarray
-        (rows, columns), labels (integer) or a class map (float, 0-1).
-    opacity : float
-        0-1; edges of cells cover twice as much.
-    colours : ndarray, optional
-        From `cell_colours`; labels need it.
 
-    Returns
-    -------
-    colour, opacity : ndarray
-        (rows, columns, 3) in 0-255 and (rows, columns) in 0-1.
+def lay_over(
+    pixels: np.ndarray, plane: np.ndarray, opacity: float, colours: np.ndarray | None = None
+) -> np.ndarray:
+    """Return pixels with a plane of labels (integer) or of a class map (float, 0-1) over them.
+
+    The plane is enlarged to them. `colours` are the `cell_colours` that labels need; edges of
+    cells cover twice as much as `opacity` (0-1).
     """
+    plane = enlarge(plane, pixels.shape[:2])
     if plane.dtype.kind == "f":
-        return colormaps["viridis"](plane)[..., :3] * 255, opacity * np.clip(plane, 0, 1)
-    edges = find_boundaries(plane, mode="inner")
-    return colours[plane], np.where(edges, min(1.0, 2 * opacity), opacity) * (plane > 0)
+        colour = colormaps["viridis"](plane)[..., :3] * 255
+        alpha = opacity * np.clip(plane, 0, 1)[..., None]
+    else:
+        edges = find_boundaries(plane, mode="inner")
+        colour = colours[plane]
+        alpha = (np.where(edges, min(1.0, 2 * opacity), opacity) * (plane > 0))[..., None]
+    return (1 - alpha) * pixels + alpha * colour
 
 
 def planes_png(
@@ -191,7 +175,7 @@ def planes_png(
     opacity: float = 0.45,
     curtain: float = 1.0,
 ) -> bytes:
-    """Draw three planes through a voxel, with a crosshair, and one overlay or two, quickly.
+    """Draw three planes through a voxel, with crosshair, scale bar and one overlay or two, quickly.
 
     Parameters
     ----------
@@ -199,117 +183,87 @@ def planes_png(
         (Z, Y, X), any real dtype.
     point : sequence of int
         Voxel (z, y, x) where the planes cross.
-    layout : Layout
-        Of the volume.
     limits : tuple of float
         Brightness drawn black and white.
     left, right : ndarray, optional
-        Labels (integer) or class maps (float, 0-1), (Z, Y, X), on either side of the curtain.
-    colours : tuple of ndarray, optional
-        `cell_colours` of both, which take a while in a large volume; None finds them each time.
-    opacity : float
-        Of the overlay, 0-1.
-    curtain : float
-        Where the curtain hangs in each plane, from 0 (left edge) to 1 (right edge).
+        Labels (integer) or class maps (float, 0-1), (Z, Y, X), on either side of the curtain, which
+        hangs from 0 (left edge of each plane) to 1 (right edge).
+    colours : tuple of ndarray
+        `cell_colours` of both; class maps have none.
     """
-    canvas = layout.draw(image, point)
-    grey = 255 * np.clip((canvas - limits[0]) / max(limits[1] - limits[0], 1e-9), 0, 1)
-    rgb = np.repeat(np.nan_to_num(grey, nan=SURROUNDINGS)[..., None], 3, axis=2)
-    share = 1.0 if right is None and left is not None else curtain
-    for volume, known, is_left in ((left, colours[0], True), (right, colours[1], False)):
-        if volume is None:
-            continue
-        if known is None and volume.dtype.kind != "f":
-            known = cell_colours(volume)
-        for place, plane in zip(layout.places, cross(volume, point), strict=True):
-            part = rgb[place]
-            edge = round(part.shape[1] * share)
-            side = slice(0, edge) if is_left else slice(edge, None)
-            colour, alpha = paint(enlarge(plane, part.shape[:2]), opacity, known)
-            alpha = alpha[:, side, None]
-            part[:, side] = (1 - alpha) * part[:, side] + alpha * colour[:, side]
-            if not is_left and 0 < edge < part.shape[1]:
-                part[:, edge - 1 : edge + 1] = 255
-    _draw_crosshair(rgb, point, image.shape, layout)
-    _draw_names(rgb, layout)
-    buffer = BytesIO()
-    imsave(buffer, rgb.astype(np.uint8), format="png", pil_kwargs={"compress_level": 1})
-    return buffer.getvalue()
+    pixels = grey(layout.draw(image, point), limits)
+    share = 1.0 if right is None else curtain
+    sides = [
+        pixels if volume is None else layout.lay_over(pixels, volume, point, opacity, known)
+        for volume, known in zip((left, right), colours, strict=True)
+    ]
+    for place in layout.places:
+        edge = round(pixels[place].shape[1] * share)
+        pixels[place] = np.concatenate([sides[0][place][:, :edge], sides[1][place][:, edge:]], 1)
+        if right is not None and 0 < edge < pixels[place].shape[1]:
+            pixels[place][:, edge - 1 : edge + 1] = 255
+    _draw_crosshair(pixels, point, image.shape, layout)
+    picture = name_planes(pixels, layout, VIEWER_TEXT)
+    rows, columns = layout.places[0]
+    length = round_length(columns.stop * layout.pixel_um)
+    bar = (8, rows.stop - 18), length / layout.pixel_um
+    draw_bar(picture, *bar, f"{length:g} µm", VIEWER_TEXT, "white")
+    return png_of(picture)
 
 
-def projections(labels: np.ndarray, voxel_size_um: Sequence[float]) -> np.ndarray:
-    """Look at the cells in three dimensions: from above, from the front and from the right.
-
-    The first cell along each line of sight is seen. Far ones and slopes are darker, so that cells
-    look round.
-
-    Parameters
-    ----------
-    labels : ndarray
-        (Z, Y, X) integer, 0 is background.
-    voxel_size_um : sequence of 3 float
-        (z, y, x) in µm.
-
-    Returns
-    -------
-    ndarray
-        (rows, columns, 3) uint8, the three side by side at one scale. Their widths are x, x and
-        y, and z runs downwards in the second and the third.
-    """
-    steps = [max(1, n // CANVAS_PIXELS) for n in labels.shape]
-    labels = np.asarray(labels[tuple(slice(None, None, step) for step in steps)])
-    colours = cell_colours(labels) / 255
-    size = np.multiply(voxel_size_um, steps)
-    extent = size * labels.shape
-    pixel_um = (2 * extent[2] + extent[1]) / (PROJECTIONS_PIXELS - 2 * GAP_PIXELS)
-    pixels = [max(1, round(length / pixel_um)) for length in extent]  # of z, y and x
-    rgb = np.full((max(pixels[:2]), PROJECTIONS_PIXELS + 2, 3), SURROUNDINGS, np.uint8)
-    start = 0
-    sides = labels, labels[:, ::-1], labels[..., ::-1]  # the nearest first
-    for side, axes in zip(sides, ((0, 1, 2), (1, 0, 2), (2, 0, 1)), strict=True):
-        seen = _look_at(side.transpose(axes), size[list(axes)], colours)
-        rows, columns = pixels[axes[1]], pixels[axes[2]]
-        seen = 255 * resize(seen, (rows, columns, 3), order=1).clip(0, 1)
-        rgb[:rows, start : start + columns] = seen
-        start += columns + GAP_PIXELS
-    return rgb[:, : start - GAP_PIXELS]
-
-
-def _look_at(labels: np.ndarray, size_um: Sequence[float], colours: np.ndarray) -> np.ndarray:
-    """Return what is seen along the first axis, (rows, columns, 3) in 0-1."""
-    first = (labels > 0).argmax(axis=0)
-    cells = np.take_along_axis(labels, first[None], axis=0)[0]
-    depth_um = ndimage.gaussian_filter(first * size_um[0], 0.7)
-    slopes = np.gradient(depth_um, *size_um[1:]) if min(depth_um.shape) > 1 else [0.0, 0.0]
-    facing = 1 / np.sqrt(1 + slopes[0] ** 2 + slopes[1] ** 2)
-    near = 1 - 0.4 * first / len(labels)
-    return colours[cells] * ((0.45 + 0.55 * facing) * near)[..., None]
-
-
-def _draw_crosshair(rgb: np.ndarray, point, shape, layout: Layout) -> None:
+def _draw_crosshair(pixels: np.ndarray, point, shape, layout: Layout) -> None:
     z, y, x = ((p + 0.5) / n for p, n in zip(point, shape, strict=True))
     for place, (down, across) in zip(layout.places, ((y, x), (z, x), (y, z)), strict=True):
-        part, gap = rgb[place], 9  # the voxel itself stays visible
-        row, column = int(down * part.shape[0]), int(across * part.shape[1])
-        line = np.zeros(part.shape[:2], bool)
-        line[row] = line[:, column] = True
-        line[max(0, row - gap) : row + gap, max(0, column - gap) : column + gap] = False
+        part = pixels[place]
+        rows = np.abs(np.arange(part.shape[0]) - int(down * part.shape[0]))[:, None]
+        columns = np.abs(np.arange(part.shape[1]) - int(across * part.shape[1]))
+        line = ((rows == 0) | (columns == 0)) & (rows + columns > 9)  # the voxel stays visible
         part[line] = 0.45 * part[line] + 0.55 * np.array(CROSSHAIR)
 
 
-def _draw_names(rgb: np.ndarray, layout: Layout) -> None:
-    for name, place in zip(NAMES, layout.places, strict=True):
-        word = _word(name)
-        corner = rgb[place][4 : 4 + word.shape[0], 4 : 4 + word.shape[1]]
-        word = word[: corner.shape[0], : corner.shape[1], None]
-        corner[:] = (1 - word) * 0.4 * corner + word * 255
+def write(
+    image: Image.Image, words: str, place: Sequence[float], size: int, colour="black", anchor="la"
+) -> float:
+    """Write words at (x, y), `size` pixels high, and return where they end; white has an edge."""
+    edge = {"stroke_width": 2, "stroke_fill": "black"} if colour == "white" else {}
+    draw = ImageDraw.Draw(image)
+    draw.text(place, words, colour, _font(size), anchor, **edge)
+    return draw.textbbox(place, words, _font(size), anchor)[2]
+
+
+def draw_bar(
+    image: Image.Image, place: Sequence[float], length: float, words: str, size: int, colour: str
+) -> float:
+    """Draw a bar from (x, y) to the right with words behind it, and return where they end."""
+    x, y = place
+    corners = (x, y - size // 6, x + length, y + size // 6)
+    ImageDraw.Draw(image).rectangle(corners, colour, "black" if colour == "white" else None)
+    return write(
+        image, words, (x + length + 8, y), size, colour if colour == "white" else "black", "lm"
+    )
+
+
+def png_of(image: Image.Image) -> bytes:
+    """Return a picture as the bytes of a PNG."""
+    buffer = BytesIO()
+    image.save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def name_planes(pixels: np.ndarray, layout: Layout, size: int) -> Image.Image:
+    """Return a picture of the planes with XY, XZ and YZ in their corners."""
+    image = Image.fromarray(pixels.astype(np.uint8))
+    for name, (rows, columns) in zip(NAMES, layout.places, strict=True):
+        write(image, name, (columns.start + 6, rows.start + 4), size, "white")
+    return image
+
+
+def round_length(width_um: float) -> float:
+    """Return the length in µm of a scale bar: 1, 2 or 5 times a power of ten, within a quarter."""
+    power = 10.0 ** math.floor(math.log10(width_um / 4))
+    return power * max(n for n in (1, 2, 5) if n * power <= width_um / 4)
 
 
 @cache
-def _word(text: str) -> np.ndarray:
-    """Return `text` as a mask (rows, columns) in 0-1."""
-    figure = Figure((0.3, 0.2), 100)
-    FigureCanvasAgg(figure)
-    figure.text(0.5, 0.42, text, fontsize=9, ha="center", va="center")
-    figure.canvas.draw()
-    return 1 - np.asarray(figure.canvas.buffer_rgba())[..., 0] / 255.0
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(Path(get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size)

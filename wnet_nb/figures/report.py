@@ -24,7 +24,6 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from wnet_nb.config import DEFAULTS, OPTIONS, PRESETS, Settings
 from wnet_nb.errors import UserError
 from wnet_nb.figures import curves
-from wnet_nb.figures.advice import read_losses
 from wnet_nb.files import run_files
 from wnet_nb.files.result import Result
 from wnet_nb.whole_file import write_whole
@@ -67,7 +66,7 @@ def write_report(run: str | Path) -> Path:
         run=run.resolve().name,
         record=record,
         history=history,
-        said=" ".join(read_losses(history, Settings(**record["options"]))),
+        said=" ".join(curves.read_losses(history, Settings(**record["options"]))),
         losses_png=curves.figure_png(curves.plot_losses(history)) if history else None,
         preview_png=previews[-1].read_bytes() if previews else None,
         validation=run_files.read_validation(run),

@@ -24,7 +24,7 @@ from wnet_nb.config import DEFAULTS, PRESETS, Settings, names_with
 from wnet_nb.data import Prepared
 from wnet_nb.errors import UserError
 from wnet_nb.events import EpochEnd, Event, Started
-from wnet_nb.figures import curves, overlay
+from wnet_nb.figures import overlay
 from wnet_nb.files.run_files import (
     HISTORY,
     HISTORY_COLUMNS,
@@ -234,17 +234,11 @@ class RunRecorder:
         self._write(VALIDATION, _as_csv(("epoch", "dice"), rows))
 
     def _write_pictures(self, event: EpochEnd) -> None:
-        figure = overlay.plot_progress(
-            self.history,
-            event.preview,
-            voxel_size_um=self.voxel_size_um,
-            epochs=self.settings.epochs,
-        )
-        self._write(PROGRESS, curves.figure_png(figure))
-        figure = overlay.plot_preview(
-            event.preview, voxel_size_um=self.voxel_size_um, title=f"Epoch {event.epoch}"
-        )
-        self._write(f"{PREVIEWS}/epoch-{event.epoch:04d}.png", curves.figure_png(figure))
+        size, epochs = self.voxel_size_um, self.settings.epochs
+        png = overlay.progress_png(self.history, event.preview, voxel_size_um=size, epochs=epochs)
+        self._write(PROGRESS, png)
+        png = overlay.preview_png(event.preview, voxel_size_um=size, title=f"Epoch {event.epoch}")
+        self._write(f"{PREVIEWS}/epoch-{event.epoch:04d}.png", png)
 
     def _write(self, name: str, content: bytes) -> None:
         path = self.run / name

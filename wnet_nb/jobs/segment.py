@@ -20,7 +20,7 @@ from wnet_nb.cells.size import CellSize
 from wnet_nb.checkpoint import Checkpoint
 from wnet_nb.config import OPTIONS, Settings, names_with
 from wnet_nb.errors import UserError
-from wnet_nb.figures import curves, overlay, report
+from wnet_nb.figures import overlay, report
 from wnet_nb.files.result import Result
 from wnet_nb.files.run_files import PREDICTIONS, is_run
 from wnet_nb.jobs.class_map import NetworkMap, OtsuMap, class_map
@@ -193,12 +193,9 @@ def _segment_one(
         result.write_baseline_labels(baseline, size)
         facts["baseline_count"] = int(baseline.max(initial=0))
         without = None if model.model is None else baseline
-        figure = overlay.plot_overlay(
-            stack.array, labels, without, voxel_size_um=size, name=stack.name
-        )
-        result.write_overlay(curves.figure_png(figure))
-        figure = overlay.plot_projections(labels, size)
-        result.write_projections(curves.figure_png(figure))
+        png = overlay.overlay_png(stack.array, labels, without, voxel_size_um=size, name=stack.name)
+        result.write_overlay(png)
+        result.write_projections(overlay.projections_png(labels, size))
         facts["seconds"] = round(time.perf_counter() - began, 1)
         result.write_facts(facts)
     _score(result, stack)

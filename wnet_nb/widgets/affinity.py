@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from wnet_nb import losses
 from wnet_nb.config import Settings
-from wnet_nb.figures import curves
+from wnet_nb.figures import overlay
 from wnet_nb.jobs.stacks import Stack
 
 CELL_SIGMA = 2.0  # voxels: cells are prepared to have a radius of about four
@@ -73,13 +73,10 @@ class AffinityPicture(widgets.VBox):
         intensity = losses.intensity_exponent(unlike, settings.intensity_sigma, form)
         spatial = losses.spatial_exponent(down**2 + across**2, settings.spatial_sigma, form)
         near = losses.within_reach((down, across), settings.radius, form)
-        white = max(1.0, float(plane.max()))
-        figure = curves.plot_affinity(
+        self.picture.value = overlay.affinity_png(
             plane[window],
             np.exp(intensity),
             np.exp(spatial) * near,
-            point=point,
-            corner=corner,
-            white=white,
+            point=[p - c for p, c in zip(point, corner, strict=True)],
+            white=max(1.0, float(plane.max())),
         )
-        self.picture.value = curves.figure_png(figure)

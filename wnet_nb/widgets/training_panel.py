@@ -20,7 +20,7 @@ from wnet_nb.checkpoint import Checkpoint
 from wnet_nb.config import OPTIONS, Settings, names_with
 from wnet_nb.errors import UserError
 from wnet_nb.events import Controls, EpochEnd, Event, Started, StepEnd
-from wnet_nb.figures.advice import read_losses
+from wnet_nb.figures.curves import read_losses
 from wnet_nb.files.run_files import read_history
 from wnet_nb.jobs.estimate import estimate_training, measure_patch
 from wnet_nb.jobs.models import load_model

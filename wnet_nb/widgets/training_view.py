@@ -104,8 +104,7 @@ class TrainingView(Panel):
             ).labels
         except UserError as error:
             title += f" (no cells yet: {error})"
-        figure = overlay.plot_preview(preview, voxel_size_um=size, title=title, cells=cells)
-        return curves.figure_png(figure)
+        return overlay.preview_png(preview, voxel_size_um=size, title=title, cells=cells)
 
     def show(self, event: Event, pictures: Mapping[str, bytes]) -> None:
         """Show an event and its pictures."""

@@ -187,13 +187,9 @@ class Viewer(Panel):
 
     def _window(self) -> tuple[tuple[slice, ...], planes.Layout]:
         """Return the part of the volume that is shown, and the layout of its planes."""
-        window = []
-        for p, n in zip(self.point, self.image.shape, strict=True):
-            size = max(1, n // self.zoom.value)
-            start = min(max(0, p - size // 2), n - size)
-            window.append(slice(start, start + size))
-        shape = [part.stop - part.start for part in window]
-        return tuple(window), planes.Layout.of(shape, self.voxel_size_um)
+        shape = [max(1, n // self.zoom.value) for n in self.image.shape]
+        window = planes.window_around(self.point, shape, self.image.shape)
+        return window, planes.Layout.of(shape, self.voxel_size_um)
 
     def _colours_of(self, name: str) -> np.ndarray | None:
         if name not in self.overlays:
