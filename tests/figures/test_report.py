@@ -107,7 +107,7 @@ def test_names_from_users_are_text_and_nothing_else(run):
     edit(run / "predictions" / "a" / "result.json", **hostile, reason=HOSTILE, model=HOSTILE)
     (run / "predictions" / "a" / "<b>mine<b>").write_text("a file of the user")
     run = run.rename(run.with_name("<script>1"))
-    report.write_report(run)
+    report.renew(run)
     found = read(run)
     assert all(
         set(attributes) <= {"src", "alt"} for name, attributes in found.tags if name == "img"
@@ -152,9 +152,24 @@ def test_a_second_result_of_a_volume_is_shown_in_place_of_the_first(run, data):
     (second,) = prediction.segment(run, data / "a.tif", minimum_size=0.5)
     words = read(run).words
     assert f"{second.facts['count']} cells found in 1 volume" in words
-    assert "Earlier results of a" in words and "in predictions/a-2/" in words
+    assert "Other results of a" in words and "in predictions/a-2/" in words
     assert "minimum_size=0.5" in words
     assert "segment repeated a.tif --set minimum_size=0.5" in words
+
+
+def test_a_run_beside_it_is_compared_where_it_has_results_of_the_same_volume(run):
+    other = shutil.copytree(run, run.with_name("other"))
+    options = json.loads((other / "settings.json").read_text(encoding="utf-8"))["options"]
+    edit(other / "settings.json", options=options | {"learning_rate": 0.125})
+    damaged = shutil.copytree(run, run.with_name("damaged"))
+    (damaged / "settings.json").write_text("{")
+    report.renew(run)
+    found = read(run)
+    assert "../other/predictions/a/" in found.words and "learning_rate=0.125" in found.words
+    assert "../other/: its training" in found.words and "damaged" not in found.words
+    edit(other / "predictions" / "a" / "result.json", sha256="of another volume")
+    report.renew(run)
+    assert "Other results" not in read(run).words
 
 
 def test_several_volumes_are_summed_up(run, data):
@@ -170,7 +185,7 @@ def test_of_many_volumes_only_the_first_have_pictures(run, monkeypatch):
         shutil.copytree(run / "predictions" / "a", copy)
         edit(copy / "result.json", name=copy.name, sha256=f"{number}")
     monkeypatch.setattr(report, "PICTURED", 2)
-    report.write_report(run)
+    report.renew(run)
     found = read(run)
     assert found.words.count("Number of cells") == 4
     assert len([name for name, _ in found.tags if name == "img"]) == 2 * 3 + 2
@@ -195,7 +210,7 @@ def test_scores_of_an_earlier_result_stay_when_a_newer_one_has_none(run, data):
     report.renew(run)
     (second,) = prediction.segment(run, data / "a.tif", minimum_size=0.5)
     (second.folder / "scores.json").unlink(missing_ok=True)
-    report.write_report(run)
+    report.renew(run)
     words = read(run).words
     assert f"F1 at IoU 0.5 is {scored.scores.f1[4]:.2f} with the network" in words
     assert "has not been compared with the truth" in words
@@ -217,7 +232,7 @@ ADDED = {"count": 12, "without_network": 11, "same": 9, "only_with_network": 3, 
 
 def test_what_the_network_added_is_said_in_a_line(run):
     edit(run / "predictions" / "a" / "result.json", network_added=ADDED)
-    report.write_report(run)
+    report.renew(run)
     words = read(run).words
     assert "3 cells found only with it, 2 only without it, 9 either way" in words
 
@@ -225,7 +240,7 @@ def test_what_the_network_added_is_said_in_a_line(run):
 def test_that_the_network_made_no_difference_is_said(run):
     none = ADDED | {"same": 12, "only_with_network": 0, "only_without": 0}
     edit(run / "predictions" / "a" / "result.json", network_added=none)
-    report.write_report(run)
+    report.renew(run)
     assert "without it: nothing. Both find the same 12 cells" in read(run).words
 
 
@@ -235,7 +250,7 @@ def test_an_old_result_says_nothing_about_what_the_network_added(run):
         content = json.loads(file.read_text(encoding="utf-8"))
         content.pop("network_added", None)
         file.write_text(json.dumps(content | absent), encoding="utf-8")
-        report.write_report(run)
+        report.renew(run)
         assert "What the network added" not in read(run).words
 
 
@@ -249,7 +264,7 @@ def test_the_page_has_the_name_of_the_data_and_no_jargon(run):
 def test_every_link_leads_to_a_file_beside_the_page(run, data):
     (second,) = prediction.segment(run, data / "a.tif", minimum_size=0.5)
     (second.folder / "what? 100 % #1.txt").write_text("a file of the user")
-    report.write_report(run)
+    report.renew(run)
     links = [attributes["href"] for name, attributes in read(run).tags if name == "a"]
     assert len(links) >= 10
     for link in links:
@@ -331,7 +346,7 @@ def test_results_without_their_table_and_pictures_are_still_reported(run):
     for name in ("cells.csv", "overlay.png"):
         (run / "predictions" / "a" / name).unlink()
     with pytest.warns(UserWarning, match=r"cells\.csv"):
-        report.write_report(run)
+        report.renew(run)
     assert "Number of cells" in read(run).words
 
 
@@ -342,13 +357,13 @@ def test_a_result_that_lacks_what_the_page_says_is_left_aside_with_a_warning(run
     del content["cell_size"]
     file.write_text(json.dumps(content), encoding="utf-8")
     with pytest.warns(UserWarning, match="'other' lacks cell_size"):
-        report.write_report(run)
+        report.renew(run)
     assert "predictions/a/" in read(run).words
 
 
 def test_a_run_that_began_with_a_preset_of_another_version_has_a_report(run):
     edit(run / "settings.json", preset="no longer there")
-    report.write_report(run)
+    report.renew(run)
     assert re.search(r"base_channels\s+4\s+64", read(run).words)
 
 
