@@ -114,11 +114,12 @@ def segment(options: Namespace) -> Outcome:
         options.path, model, changes, labels=options.labels, slices=options.slices
     )
     show_stacks(stacks.require())
+    began = time.time()
     results, failed = segment_and_show(model, stacks, changes, options.out)
     folder = results[0].folder.parent
-    wrote([folder / run_files.ALL_CELLS, folder / run_files.ALL_VOLUMES])
-    if run_files.is_run(folder.parent):
-        wrote([folder.parent / run_files.REPORT])
+    renewed = [folder / run_files.ALL_CELLS, folder / run_files.ALL_VOLUMES]
+    renewed.append(folder.parent / run_files.REPORT)
+    wrote([path for path in renewed if path.exists() and path.stat().st_mtime >= began])
     skipped = _as_json([*stacks.skipped, *failed])
     return 0, {"results": [_result_json(one) for one in results], "skipped": skipped}
 
