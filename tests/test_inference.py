@@ -11,7 +11,7 @@ from wnet_nb.checkpoint import build_model
 from wnet_nb.config import Settings
 from wnet_nb.data import Normalisation, fit_normalisation, prepare
 from wnet_nb.errors import UserError
-from wnet_nb.inference import _tile_axis, best_class_dice, predict_probabilities, predict_volume
+from wnet_nb.inference import _tile_axis, best_class_dice, predict_probabilities
 from wnet_nb.jobs.example import make_example
 from wnet_nb.training import Finished, fit
 
@@ -52,11 +52,11 @@ def whole(model, image):
         return model.encode(torch.from_numpy(image)[None, None])[0].numpy()
 
 
-@pytest.mark.parametrize(("tile_size", "overlap"), [(8, 0), (16, 8), (24, 8), (32, 16), (64, 32)])
-@pytest.mark.parametrize("n", [8, 9, 15, 16, 17, 31, 64, 65, 100, 257])
-def test_weights_of_the_tiles_sum_to_one_at_every_voxel(n, tile_size, overlap):
+@pytest.mark.parametrize("tile_size", [8, 16, 24, 32, 64])
+@pytest.mark.parametrize("n", [3, 8, 9, 15, 16, 17, 31, 64, 65, 100, 257])
+def test_weights_of_the_tiles_sum_to_one_at_every_voxel(n, tile_size):
     total = np.zeros(n)
-    for start, stop, weight in _tile_axis(n, tile_size, overlap):
+    for start, stop, weight in _tile_axis(n, tile_size):
         assert 0 <= start < stop <= n and stop - start <= tile_size and start % 8 == 0
         assert len(weight) == stop - start and (weight >= 0).all() and np.isfinite(weight).all()
         total[start:stop] += weight
@@ -65,21 +65,16 @@ def test_weights_of_the_tiles_sum_to_one_at_every_voxel(n, tile_size, overlap):
 
 @pytest.mark.parametrize("tile_size", [32, 48, 96])
 def test_edge_of_a_tile_does_not_count_where_a_neighbour_covers_it(tile_size):
-    spans = _tile_axis(200, tile_size, tile_size // 2 // 8 * 8)
+    spans = _tile_axis(200, tile_size)
     for before, after in itertools.pairwise(spans):
         assert before[2][-1] == 0 and after[2][0] == 0
     assert spans[0][2][0] == 1 and spans[-1][2][-1] == 1
 
 
-@pytest.mark.parametrize(
-    ("reach", "tile_size", "overlap"),
-    [(0, 32, 0), (1, 32, 16), (3, 32, 16), (2, 24, None), (1, 16, None)],
-)
-def test_tiles_of_a_local_model_give_what_the_whole_volume_gives(volume, reach, tile_size, overlap):
+@pytest.mark.parametrize(("reach", "tile_size"), [(0, 8), (1, 32), (3, 32), (2, 24), (1, 16)])
+def test_tiles_of_a_local_model_give_what_the_whole_volume_gives(volume, reach, tile_size):
     model, image = Local(reach), np.ascontiguousarray(volume[:, :32, :48])
-    found = predict_probabilities(
-        model, image, normalisation=PLAIN, tile_size=tile_size, overlap=overlap
-    )
+    found = predict_probabilities(model, image, normalisation=PLAIN, tile_size=tile_size)
     np.testing.assert_allclose(found, whole(model, image), atol=1e-5)
 
 
@@ -108,7 +103,7 @@ def test_volume_that_fits_in_a_tile_gives_what_the_network_gives(shape, wnet, vo
     np.testing.assert_array_equal(found, whole(wnet, np.ascontiguousarray(image)))
 
 
-@pytest.mark.parametrize("shape", [(8, 8, 8), (9, 17, 23), (30, 8, 33), (8, 50, 13)])
+@pytest.mark.parametrize("shape", [(8, 8, 8), (9, 17, 23), (30, 3, 33), (1, 50, 13)])
 def test_volume_of_any_size_gives_probabilities_of_its_size(shape, wnet, volume):
     image = np.resize(volume, shape)
     found = predict_probabilities(wnet, image, tile_size=16)
@@ -161,7 +156,7 @@ def test_file_holds_what_memory_would(wnet, volume, tmp_path):
 
 def test_existing_file_is_not_overwritten(wnet, volume, tmp_path):
     (tmp_path / "p.npy").write_bytes(b"mine")
-    with pytest.raises(ValueError, match=r"p\.npy.*not overwritten"):
+    with pytest.raises(UserError, match=r"p\.npy.*never overwritten"):
         predict_probabilities(wnet, volume, out=tmp_path / "p.npy")
     assert (tmp_path / "p.npy").read_bytes() == b"mine"
 
@@ -171,9 +166,12 @@ def test_existing_file_is_not_overwritten_by_an_averaged_volume_either(wnet, vol
     prepared = prepare(volume, settings)
     assert prepared.factors == (2, 2, 2)
     (tmp_path / "p.npy").write_bytes(b"mine")
-    with pytest.raises(UserError, match=r"p\.npy.*not overwritten"):
-        predict_volume(wnet, prepared, out=tmp_path / "p.npy")
+    with pytest.raises(UserError, match=r"p\.npy.*never overwritten"):
+        predict_probabilities(wnet, prepared, out=tmp_path / "p.npy")
     assert (tmp_path / "p.npy").read_bytes() == b"mine"
+    found = predict_probabilities(wnet, prepared, out=tmp_path / "q.npy")
+    np.testing.assert_array_equal(found, predict_probabilities(wnet, prepared))
+    assert found.shape == (2, *volume.shape) and isinstance(found, np.memmap)
 
 
 class Greedy(Local):
@@ -243,16 +241,16 @@ def test_default_overlap_fits_every_tile_size_of_the_options(wnet, volume):
         assert np.isfinite(found).all()
 
 
-@pytest.mark.parametrize("shape", [(7, 16, 16), (16, 16), (2, 16, 16, 16)])
+@pytest.mark.parametrize("shape", [(0, 16, 16), (16, 16), (2, 16, 16, 16)])
 def test_image_that_is_no_volume_is_refused_with_its_shape(shape, wnet):
     with pytest.raises(ValueError, match=str(shape)[1:-1]):
         predict_probabilities(wnet, np.zeros(shape))
 
 
-@pytest.mark.parametrize("tiles", [(20, 8), (32, 4), (32, 24), (32, -8), (0, 0), (-8, 0)])
-def test_tiles_that_do_not_work_out_are_refused_with_both_numbers(tiles, wnet, volume):
-    with pytest.raises(ValueError, match=f"tile_size={tiles[0]} and overlap={tiles[1]}"):
-        predict_probabilities(wnet, volume, tile_size=tiles[0], overlap=tiles[1])
+@pytest.mark.parametrize("tile_size", [20, 4, 0, -8])
+def test_tile_that_the_network_does_not_take_is_refused(tile_size, wnet, volume):
+    with pytest.raises(ValueError, match=f"tile_size={tile_size} must be a multiple of 8"):
+        predict_probabilities(wnet, volume, tile_size=tile_size)
 
 
 def test_layout_of_the_tiles_hardly_shows_in_what_a_trained_network_says():

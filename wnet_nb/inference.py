@@ -16,28 +16,29 @@ from torch import Tensor, nn
 from wnet_nb.config import DEFAULTS, DEPTH_FACTOR, Settings
 from wnet_nb.data import Normalisation, Prepared, fit_normalisation
 from wnet_nb.device import choose_dtype, is_out_of_memory
-from wnet_nb.errors import UserError
-from wnet_nb.grid import enlarge, pad_to
+from wnet_nb.grid import enlarge
+from wnet_nb.whole_file import new_file
 
-OVERLAP = 32  # voxels shared by neighbouring tiles
+OVERLAP = 32  # voxels shared by neighbouring tiles, at most half of a tile
 MARGIN = 8  # outermost voxels of a tile that do not count where a neighbour covers them
 SMALLEST_TILE = 32  # when memory runs out; the blocks for the statistics are no smaller
 SAMPLE_SIZE, SAMPLES_PER_AXIS = 32, 3  # 27 blocks for the statistics: the work of one 96³ tile
 
+Progress = Callable[[int, int], None]
+
 
 def predict_probabilities(
     model: nn.Module,
-    image: np.ndarray,
+    image: np.ndarray | Prepared,
     *,
     normalisation: Normalisation | str = DEFAULTS["normalisation"],
     tile_size: int = DEFAULTS["tile_size"],
-    overlap: int | None = None,
     flips: bool = DEFAULTS["flips"],
     precision: str = "float32",
     out: Path | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> np.ndarray:
-    """Return the class probabilities of a volume.
+    """Return the class probabilities of a volume on the grid of its image.
 
     A volume in one tile goes through the network as it is. In several, all tiles share the
     group-norm statistics of the volume: with its own for each, a tile size of 32 instead of 96
@@ -48,13 +49,13 @@ def predict_probabilities(
     model : WNet3D
         Or any module whose ``encode`` maps (1, 1, Z, Y, X) in 0-100 to (1, K, Z, Y, X); it is
         used in evaluation mode and left in the mode it came in.
-    image : ndarray
-        (Z, Y, X), any real dtype, at least 8 voxels in each axis; may be a memory map.
+    image : ndarray or Prepared
+        (Z, Y, X), any real dtype; may be a memory map. Give it prepared (`data.prepare`) where
+        the network expects more than a range of brightness as 0-100.
     normalisation : Normalisation or str
-        Brightness range, or the method by which to find it, once for the whole volume.
-    tile_size, overlap : int
-        Edge of a tile and what neighbouring tiles share, in voxels: 32, or half of a tile
-        where that is less, if not given. Memory grows with `tile_size`, not with the volume;
+        That range, or the method by which to find it in an array, once for the whole volume.
+    tile_size : int
+        Edge of a tile in voxels, a multiple of 8. Memory grows with it, not with the volume;
         where it runs out, smaller tiles are taken, and a warning says so.
     flips : bool
         Average over the eight mirror images of each tile.
@@ -73,89 +74,34 @@ def predict_probabilities(
     Raises
     ------
     ValueError
-        If the image is not 3D or is too small, or the tiles do not work out.
+        If the tile size is no multiple of 8.
     UserError
-        If `out` exists.
+        If it is no volume, or `out` exists.
     """
-    if image.ndim != 3 or min(image.shape) < DEPTH_FACTOR:
-        raise ValueError(
-            f"a volume needs 3 axes of at least {DEPTH_FACTOR} voxels; this one is {image.shape}"
-        )
-    if overlap is None:
-        overlap = min(OVERLAP, tile_size // 2 // DEPTH_FACTOR * DEPTH_FACTOR)
-    whole = not (tile_size % DEPTH_FACTOR or overlap % DEPTH_FACTOR)
-    if not (whole and tile_size >= DEPTH_FACTOR and 0 <= overlap <= tile_size // 2):
-        raise ValueError(
-            f"tile_size={tile_size} and overlap={overlap} must be multiples of {DEPTH_FACTOR}, "
-            "and the overlap at most half of the tile"
-        )
-    _check_free(out)
-    if isinstance(normalisation, str):
-        normalisation = fit_normalisation(image, normalisation)
-    training = model.training
-    model.eval()
-    try:
-        while True:
-            tiles = [_tile_axis(n, tile_size, overlap) for n in image.shape]
-            try:
-                with _in_tiles(model, image, normalisation, tiles, precision):
-                    return _predict(model, image, normalisation, tiles, flips, out, progress)
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error) or tile_size <= SMALLEST_TILE:
-                    raise
-            gc.collect()  # the failed tile is held by the frames of its error
-            tile_size = max(SMALLEST_TILE, tile_size // 2 // DEPTH_FACTOR * DEPTH_FACTOR)
-            overlap = min(overlap, tile_size // 2 // DEPTH_FACTOR * DEPTH_FACTOR)
-            warnings.warn(
-                f"memory ran out; the volume is taken in tiles of {tile_size} voxels", stacklevel=2
-            )
-    finally:
-        model.train(training)
-
-
-def predict_volume(
-    model: nn.Module,
-    prepared: Prepared,
-    *,
-    tile_size: int = DEFAULTS["tile_size"],
-    flips: bool = DEFAULTS["flips"],
-    precision: str = "float32",
-    out: Path | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> np.ndarray:
-    """Return the class probabilities of a prepared volume on the grid of its image.
-
-    See `predict_probabilities`; the result is (K, Z, Y, X) float32 whatever voxels were averaged.
-    """
-    _check_free(out)
-    small = pad_to(prepared.array, (DEPTH_FACTOR,) * 3)
-    same = small.shape == prepared.shape
-    probabilities = predict_probabilities(
-        model,
-        small,
-        normalisation=prepared.normalisation,
-        tile_size=tile_size,
-        flips=flips,
-        precision=precision,
-        out=out if same else None,
-        progress=progress,
-    )
-    if same:
-        return probabilities
-    shape = (len(probabilities), *prepared.shape)
-    if out is None:
-        result = np.empty(shape, np.float32)
+    if tile_size < DEPTH_FACTOR or tile_size % DEPTH_FACTOR:
+        raise ValueError(f"tile_size={tile_size} must be a multiple of {DEPTH_FACTOR}")
+    if isinstance(image, Prepared):
+        volume = image
     else:
-        result = np.lib.format.open_memmap(out, "w+", np.float32, shape)
-    z, y, x = prepared.array.shape
-    for full, part in zip(result, probabilities[:, :z, :y, :x], strict=True):
-        full[:] = enlarge(part, prepared.shape, prepared.factors)
-    return result
-
-
-def _check_free(out: Path | None) -> None:
-    if out is not None and out.exists():
-        raise UserError(f"'{out}' exists and is not overwritten; choose another name")
+        found = isinstance(normalisation, Normalisation)
+        ranges = normalisation if found else fit_normalisation(image, normalisation)
+        volume = Prepared(image, ranges, shape=image.shape)
+    device = _device(model)
+    dtype = choose_dtype(precision, device)
+    with contextlib.ExitStack() as stack:
+        part = None if out is None else stack.enter_context(new_file(out))
+        stack.enter_context(torch.autocast(device.type, dtype, dtype != torch.float32))
+        stack.callback(model.train, model.training)
+        model.eval()
+        if volume.factors == (1, 1, 1):
+            result = _predict(model, volume, tile_size, flips, part, progress)
+        else:
+            result = _predict(model, volume, tile_size, flips, None, progress)
+            result = _on_the_image(result, volume, part)
+        if part is None:
+            return result
+        del result  # before its file is renamed, which Windows would refuse
+    return np.load(out, mmap_mode="r")
 
 
 def mean_dice(
@@ -163,43 +109,102 @@ def mean_dice(
 ) -> float:
     """Return the mean over prepared volumes and their labels of `best_class_dice`."""
     options = {"tile_size": settings.tile_size, "precision": settings.precision}
-    return float(
-        np.mean([best_class_dice(predict_volume(model, p, **options), t) for p, t in pairs])
-    )
+    scores = [best_class_dice(predict_probabilities(model, p, **options), t) for p, t in pairs]
+    return float(np.mean(scores))
 
 
 def best_class_dice(probabilities: np.ndarray, truth: np.ndarray) -> float:
     """Return the Dice of the class whose argmax map fits the truth best: classes have no order.
 
-    Parameters
-    ----------
-    probabilities : ndarray
-        (K, Z, Y, X).
-    truth : ndarray
-        (Z, Y, X) labels; everything above 0 is a cell.
+    `probabilities` is (K, Z, Y, X), `truth` (Z, Y, X): everything above 0 is a cell.
     """
     winner, cells = probabilities.argmax(0), truth > 0
     masks = [winner == k for k in range(len(probabilities))]
     return max(2 * (mask & cells).sum() / max(1, mask.sum() + cells.sum()) for mask in masks)
 
 
-@contextlib.contextmanager
-def _in_tiles(model, image, normalisation, tiles, precision: str) -> Iterator[None]:
-    """Compute in a number format, and over several tiles with the statistics of the volume."""
-    device = next(model.parameters(), torch.empty(0)).device
-    dtype = choose_dtype(precision, device)
-    several = any(len(axis) > 1 for axis in tiles)
-    with contextlib.ExitStack() as stack:
-        if several:
-            stack.enter_context(_common_statistics(model, image, normalisation))
-        stack.enter_context(torch.autocast(device.type, dtype, dtype != torch.float32))
-        yield
+def _device(model: nn.Module) -> torch.device:
+    return next(model.parameters(), torch.empty(0)).device
+
+
+def _zeros(shape: tuple[int, ...], path: Path | None) -> np.ndarray:
+    if path is None:
+        return np.zeros(shape, np.float32)
+    return np.lib.format.open_memmap(path, "w+", np.float32, shape)
+
+
+def _on_the_image(coarse: np.ndarray, volume: Prepared, path: Path | None) -> np.ndarray:
+    result = _zeros((len(coarse), *volume.shape), path)
+    for full, probabilities in zip(result, coarse, strict=True):
+        full[:] = enlarge(probabilities, volume.shape, volume.factors)
+    return result
+
+
+def _predict(
+    model: nn.Module,
+    volume: Prepared,
+    tile_size: int,
+    flips: bool,
+    path: Path | None,
+    progress: Progress | None,
+) -> np.ndarray:
+    """Return (K, Z', Y', X') of the volume as the network takes it; tiles shrink to the memory."""
+    while True:
+        axes = [_tile_axis(n, tile_size) for n in volume.array.shape]
+        try:
+            if max(map(len, axes)) == 1:
+                return _blend(model, volume, axes, flips, path, progress)
+            with _common_statistics(model, volume):
+                return _blend(model, volume, axes, flips, path, progress)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error) or tile_size <= SMALLEST_TILE:
+                raise
+        gc.collect()  # the failed tile is held by the frames of its error
+        tile_size = max(SMALLEST_TILE, tile_size // 2 // DEPTH_FACTOR * DEPTH_FACTOR)
+        warnings.warn(
+            f"memory ran out; the volume is taken in tiles of {tile_size} voxels", stacklevel=3
+        )
+
+
+def _blend(
+    model: nn.Module,
+    volume: Prepared,
+    axes: list[list[tuple[int, int, np.ndarray]]],
+    flips: bool,
+    path: Path | None,
+    progress: Progress | None,
+) -> np.ndarray:
+    """Return the sum of all tiles, each weighted along every axis."""
+    tiles, result = list(itertools.product(*axes)), None
+    for done, tile in enumerate(tiles, start=1):
+        place = tuple(slice(start, stop) for start, stop, _ in tile)
+        probabilities = _encode(model, volume, place, flips)
+        for axis, (_, _, weight) in enumerate(tile, start=1):
+            probabilities *= weight.reshape([-1 if a == axis else 1 for a in range(4)])
+        if result is None:
+            result = _zeros((len(probabilities), *volume.array.shape), path)
+        result[(slice(None), *place)] += probabilities
+        if progress:
+            progress(done, len(tiles))
+    return result
+
+
+def _encode(
+    model: nn.Module, volume: Prepared, place: tuple[slice, ...], flips: bool
+) -> np.ndarray:
+    """Return (K, Z, Y, X) float32 of a part of a volume, padded to edges that the network takes."""
+    tile = volume.normalisation.apply(volume.array[place])
+    z, y, x = tile.shape
+    padded = np.pad(tile, [(0, -n % DEPTH_FACTOR) for n in tile.shape], mode="symmetric")
+    image = torch.from_numpy(padded)[None, None].to(_device(model))
+    axes = [c for n in range(4) for c in itertools.combinations((2, 3, 4), n)] if flips else [()]
+    with torch.inference_mode():
+        total = sum(model.encode(image.flip(a)).flip(a).float() for a in axes)
+    return (total / len(axes))[0, :, :z, :y, :x].cpu().numpy().copy()
 
 
 @contextlib.contextmanager
-def _common_statistics(
-    model: nn.Module, image: np.ndarray, normalisation: Normalisation
-) -> Iterator[None]:
+def _common_statistics(model: nn.Module, volume: Prepared) -> Iterator[None]:
     """Let every group norm use the mean and variance of the volume, not those of each tile.
 
     They are averaged over up to 27 blocks spread evenly over the volume, whatever the tiles, so
@@ -212,11 +217,8 @@ def _common_statistics(
         moments.setdefault(norm, []).append(torch.stack((x.mean(1), x.square().mean(1))))
 
     def apply(norm: nn.GroupNorm, inputs: tuple[Tensor], _: Tensor) -> Tensor:
-        mean, square = (
-            torch.stack(moments[norm])
-            .mean(0)
-            .repeat_interleave(norm.num_channels // norm.num_groups, dim=1)
-        )
+        of_groups = torch.stack(moments[norm]).mean(0)
+        mean, square = of_groups.repeat_interleave(norm.num_channels // norm.num_groups, dim=1)
         scale = norm.weight / (square - mean**2 + norm.eps).sqrt()
         shift = norm.bias - mean * scale
         return inputs[0] * scale.float().view(-1, 1, 1, 1) + shift.float().view(-1, 1, 1, 1)
@@ -224,8 +226,8 @@ def _common_statistics(
     norms = [m for m in model.modules() if isinstance(m, nn.GroupNorm)]
     hooks = [norm.register_forward_pre_hook(record) for norm in norms]
     try:
-        for place in _sample_blocks(image.shape):
-            _encode(model, normalisation.apply(image[place]), flips=False)
+        for place in _sample_blocks(volume.array.shape):
+            _encode(model, volume, place, flips=False)
         while hooks:
             hooks.pop().remove()
         hooks = [norm.register_forward_hook(apply) for norm in norms if norm in moments]
@@ -247,50 +249,7 @@ def _sample_blocks(shape: tuple[int, ...]) -> list[tuple[slice, ...]]:
     ]
 
 
-def _predict(model, image, normalisation, tiles, flips, out, progress) -> np.ndarray:
-    result = part = None
-    places = list(itertools.product(*tiles))
-    try:
-        for done, place in enumerate(places, start=1):
-            region = tuple(slice(start, stop) for start, stop, _ in place)
-            probabilities = _encode(model, normalisation.apply(image[region]), flips)
-            for axis, (_, _, weight) in enumerate(place, start=1):
-                probabilities *= weight.reshape([-1 if a == axis else 1 for a in range(4)])
-            if result is None:
-                shape = (len(probabilities), *image.shape)
-                if out is None:
-                    result = np.zeros(shape, np.float32)
-                else:
-                    part = out.with_name(f".{out.name}.part")
-                    result = np.lib.format.open_memmap(part, "w+", np.float32, shape)
-            result[(slice(None), *region)] += probabilities
-            if progress:
-                progress(done, len(places))
-        if out is None:
-            return result
-        result.flush()
-        del result
-        part.rename(out)
-        return np.load(out, mmap_mode="r")
-    finally:
-        if part is not None:
-            part.unlink(missing_ok=True)
-
-
-def _encode(model: nn.Module, tile: np.ndarray, flips: bool) -> np.ndarray:
-    """Return (K, Z, Y, X) float32 of a normalised tile (Z, Y, X)."""
-    shape = tile.shape
-    padding = [(0, -n % DEPTH_FACTOR) for n in shape]
-    parameter = next(model.parameters(), torch.empty(0))
-    image = torch.from_numpy(np.pad(tile, padding, mode="symmetric")).to(parameter.device)
-    axes = [c for n in range(4) for c in itertools.combinations((2, 3, 4), n)] if flips else [()]
-    with torch.inference_mode():
-        total = sum(model.encode(image[None, None].flip(a)).flip(a).float() for a in axes)
-    probabilities = (total / len(axes))[0].cpu().numpy()
-    return probabilities[:, : shape[0], : shape[1], : shape[2]].copy()
-
-
-def _tile_axis(n: int, tile_size: int, overlap: int) -> list[tuple[int, int, np.ndarray]]:
+def _tile_axis(n: int, tile_size: int) -> list[tuple[int, int, np.ndarray]]:
     """Return (start, stop, weights) of the tiles along an axis of n voxels.
 
     Starts are multiples of 8, so that pooling sees the same grid everywhere. Weights rise
@@ -298,18 +257,17 @@ def _tile_axis(n: int, tile_size: int, overlap: int) -> list[tuple[int, int, np.
     """
     if n <= tile_size:
         return [(0, n, np.ones(n, np.float32))]
-    last = -(-(n - tile_size) // DEPTH_FACTOR) * DEPTH_FACTOR
-    count = -(-(n - tile_size) // (tile_size - overlap)) + 1
-    starts = np.linspace(0, last // DEPTH_FACTOR, count).round().astype(int) * DEPTH_FACTOR
-    spans, total = [], np.zeros(n)
+    overlap = min(OVERLAP, tile_size // 2 // DEPTH_FACTOR * DEPTH_FACTOR)
     margin = min(MARGIN, overlap // 4)
-    for start in starts:
+    last = -(-(n - tile_size) // DEPTH_FACTOR)
+    count = -(-(n - tile_size) // (tile_size - overlap)) + 1
+    spans, total = [], np.zeros(n)
+    for start in np.linspace(0, last, count).round().astype(int) * DEPTH_FACTOR:
         stop = min(start + tile_size, n)
         inside = np.arange(stop - start) + 0.5
         left = inside - margin if start > 0 else np.full(len(inside), np.inf)
         right = inside[::-1] - margin if stop < n else np.full(len(inside), np.inf)
-        ramp = max(overlap - 2 * margin, 1)
-        weight = np.clip(np.minimum(left, right) / ramp, 0, 1)
+        weight = np.clip(np.minimum(left, right) / max(overlap - 2 * margin, 1), 0, 1)
         spans.append((int(start), int(stop), weight))
         total[start:stop] += weight
     return [(a, b, (w / total[a:b]).astype(np.float32)) for a, b, w in spans]

@@ -88,7 +88,7 @@ def segment_here(run, image, out):
     _, before, anonymous, _ = memory()
     watch = Watch()
     watch.around(stacks, "prepare")
-    watch.around(class_map, "predict_volume")
+    watch.around(class_map, "predict_probabilities")
     for name in STAGES:
         watch.around(prediction, name)
     watch.around(overlay, "overlay_png")

@@ -21,7 +21,7 @@ from wnet_nb.checkpoint import Checkpoint, load_checkpoint
 from wnet_nb.config import preset
 from wnet_nb.files.tables import read_points
 from wnet_nb.files.volumes import Volume, read_volume
-from wnet_nb.inference import predict_volume
+from wnet_nb.inference import predict_probabilities
 from wnet_nb.jobs.class_map import OtsuMap
 from wnet_nb.jobs.example import make_example
 from wnet_nb.jobs.models import load_model
@@ -89,7 +89,7 @@ def find(stack, model, **options):
     settings = model.settings
     prepared = stack.prepared(settings)
     return segment_instances(
-        predict_volume(model.model, prepared, precision="auto"),
+        predict_probabilities(model.model, prepared, precision="auto"),
         stack.array,
         voxel_size_um=stack.voxel_size_um,
         cell_radius_um=stack.cell_size,

@@ -18,7 +18,7 @@ from wnet_nb.cells.size import estimate_cell_radius
 from wnet_nb.config import Settings
 from wnet_nb.data import Normalisation, Prepared
 from wnet_nb.grid import average_blocks
-from wnet_nb.inference import OVERLAP, _tile_axis, predict_volume
+from wnet_nb.inference import _tile_axis, predict_probabilities
 from wnet_nb.jobs.example import make_example
 from wnet_nb.training import Finished, fit
 
@@ -331,8 +331,7 @@ def test_crowded_cells_in_blocks_are_those_of_the_whole(block_size, example, cel
 
 def seams_of_tiles(tile_size):
     """Return the places along 64 voxels where the tile that counts most changes."""
-    overlap = min(OVERLAP, tile_size // 2 // 8 * 8)
-    spans = _tile_axis(64, tile_size, overlap)
+    spans = _tile_axis(64, tile_size)
     weights = np.zeros((len(spans), 64))
     for row, (start, stop, weight) in zip(weights, spans, strict=True):
         row[start:stop] = weight
@@ -343,7 +342,8 @@ def tiled_and_whole(model, image, tile_size):
     """Return the cells of an image predicted in tiles, and in one piece."""
     prepared = Prepared(image, Normalisation("minmax", 0.0, 110.0), shape=image.shape)
     return [
-        segment(predict_volume(model, prepared, tile_size=edge), image) for edge in (tile_size, 64)
+        segment(predict_probabilities(model, prepared, tile_size=edge), image)
+        for edge in (tile_size, 64)
     ]
 
 

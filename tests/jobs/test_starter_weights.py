@@ -7,7 +7,7 @@ from wnet_nb.cells.outlines import segment_instances
 from wnet_nb.cells.scores import match_instances
 from wnet_nb.checkpoint import STARTER, STARTER_FILE, load_checkpoint
 from wnet_nb.data import prepare
-from wnet_nb.inference import predict_volume
+from wnet_nb.inference import predict_probabilities
 from wnet_nb.jobs.example import make_example
 
 
@@ -24,7 +24,7 @@ def test_a_simulated_volume_that_it_has_not_seen_is_segmented_nearly_without_err
     size = (1.0, 1.0, 1.0)
     prepared = prepare(image, starter.settings, cell_radius_um=5.0, voxel_size_um=size)
     cells = segment_instances(
-        predict_volume(starter.model, prepared),
+        predict_probabilities(starter.model, prepared),
         image,
         voxel_size_um=size,
         cell_radius_um=5.0,

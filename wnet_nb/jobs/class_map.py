@@ -11,7 +11,7 @@ from skimage.filters import threshold_otsu
 from wnet_nb.checkpoint import Checkpoint
 from wnet_nb.config import Settings, preset
 from wnet_nb.grid import enlarge
-from wnet_nb.inference import predict_volume
+from wnet_nb.inference import predict_probabilities
 from wnet_nb.jobs.models import NONE_PRESET
 from wnet_nb.jobs.stacks import Stack
 
@@ -41,7 +41,7 @@ class NetworkMap:
 
     def predict(self, out: Path | None) -> np.ndarray:
         """Return the probabilities (K, Z, Y, X) float32, in memory or in a new file."""
-        return predict_volume(
+        return predict_probabilities(
             self._model,
             self.prepared,
             tile_size=self._settings.tile_size,
