@@ -20,17 +20,15 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from wnet_nb import config
 from wnet_nb.config import Settings
 from wnet_nb.errors import UserError
 from wnet_nb.model import WNet3D
-from wnet_nb.whole_file import write_whole
+from wnet_nb.whole_file import new_file, write_whole
 
 WEIGHTS = "weights.safetensors"
 STARTER = "starter"  # the word for the weights in the package, see starter.md beside them
 STARTER_FILE = Path(__file__).with_name("starter.safetensors")
 STATES = "checkpoints"
-FORMAT = "wnet_nb 1"
 STATES_KEPT = 2
 SPACE = 2.2  # states that must fit on the disk before one is written
 STATE_PARTS = 3  # a state holds the weights and Adam's two moments of them
@@ -59,19 +57,14 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     path = Path(path)
     if str(path) == STARTER and not path.exists():
         path = STARTER_FILE
-    if path.is_dir():
-        if not (path / WEIGHTS).exists():
-            raise UserError(
-                f"'{path}' holds no {WEIGHTS}: it is not a run folder, or the file was taken away "
-                "(train with --resume writes it again)"
-            )
-        path = path / WEIGHTS
+    path = path / WEIGHTS if path.is_dir() else path
     if not path.exists():
-        raise UserError(f"there is no model at '{path}'; check the path")
+        raise UserError(
+            f"there is no model at '{path}'; give a run folder with {WEIGHTS} in it (a training "
+            "that is resumed writes it again), or a weights file"
+        )
     if path.suffix == ".pth":
-        model = load_cellseg3d_weights(path)
-        settings = config.preset(n_classes=model.n_classes, base_channels=model.base_channels)
-        return Checkpoint(model, settings.replace(normalisation="minmax"), source=path)
+        return _load_cellseg3d(path)
     if path.suffix != ".safetensors":
         raise UserError(f"'{path}' is neither a run folder nor a .safetensors or .pth file")
     try:
@@ -80,16 +73,34 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, OSError) as error:
         raise UserError(f"'{path}' is damaged or not a weights file: {error}") from None
-    if metadata.get("format") != FORMAT:
-        raise UserError(f"'{path}' was not written by wnet_nb: it lacks the settings")
     try:
         settings = Settings().replace(**json.loads(metadata["settings"]))
         history = json.loads(metadata["history"])
     except (KeyError, TypeError, ValueError) as error:  # UserError and JSONDecodeError too
-        raise UserError(f"'{path}' holds no usable settings: {error}") from None
+        raise UserError(f"'{path}' holds no settings of wnet_nb: {error}") from None
+    return Checkpoint(_build(settings, tensors, path), settings, history, path)
+
+
+def _load_cellseg3d(path: Path) -> Checkpoint:
+    """Return a published network; number of classes and base channels follow from the shapes."""
+    tensors = _read_tensors(path)
+    first, last = "encoder.in_b.module.0.weight", "encoder.out_b.module.8.weight"
+    tensors = tensors if isinstance(tensors, dict) else {}
+    wanted = [tensors.get(first), tensors.get(last), *tensors.values()]
+    if not all(isinstance(t, torch.Tensor) and t.ndim for t in wanted):
+        raise UserError(f"'{path}' does not hold the weights of a WNet3D")
+    sizes = {"n_classes": tensors[last].shape[0], "base_channels": tensors[first].shape[0]}
+    try:
+        settings = Settings(normalisation="minmax", **sizes)
+    except UserError as error:
+        raise UserError(f"'{path}' does not fit a WNet3D: {error}") from None
+    return Checkpoint(_build(settings, tensors, path), settings, source=path)
+
+
+def _build(settings: Settings, tensors: dict[str, torch.Tensor], path: Path) -> WNet3D:
     model = build_model(settings)
     load_tensors(model, tensors, path)
-    return Checkpoint(model.eval(), settings, history, path)
+    return model.eval()
 
 
 def build_model(settings: Settings) -> WNet3D:
@@ -104,7 +115,6 @@ def save_weights(
 ) -> None:
     """Write a model with its settings and history as one ``.safetensors`` file."""
     metadata = {
-        "format": FORMAT,
         "settings": json.dumps(settings.as_dict()),
         "history": json.dumps(history),
     }
@@ -120,25 +130,8 @@ def _write(path: Path, write: Callable[[Path], None]) -> None:
         raise OSError(f"'{path.name}' could not be written; is the disk full? ({reason})") from None
 
 
-def check_space(run: Path, model: WNet3D) -> None:
-    """Check that a full state fits on the disk, more than twice; UserError if it does not."""
-    size = STATE_PARTS * sum(tensor.nbytes for tensor in model.state_dict().values())
-    folder = next(p for p in (run.absolute(), *run.absolute().parents) if p.exists())
-    free = shutil.disk_usage(folder).free
-    if free < SPACE * size:
-        raise UserError(
-            f"there is room for {free / 1e6:,.0f} MB where '{run}' is, and saving a training "
-            f"takes {SPACE * size / 1e6:,.0f} MB; make room on the disk or choose another folder"
-        )
-
-
 class StateKeeper:
-    """Keeps the states of a training in its run folder, at times that do not rule the training.
-
-    Attributes
-    ----------
-    run : Path
-    """
+    """Keeps the states of a training in its run folder, at times that do not rule the training."""
 
     def __init__(self, run: Path) -> None:
         self.run = run
@@ -147,7 +140,7 @@ class StateKeeper:
 
     def load(self, model: WNet3D) -> tuple[dict[str, Any] | None, list[str]]:
         """Return the newest state (see `load_newest_state`) once there is room for the next."""
-        check_space(self.run, model)
+        self._check_space(model)
         state, damaged = load_newest_state(self.run)
         self._saved = (0, 0) if state is None else _moment(state)
         return state, damaged
@@ -161,17 +154,13 @@ class StateKeeper:
     def save(self, state: dict[str, Any], model: WNet3D, settings: Settings) -> None:
         """Write the weights and a state, unless they are there already.
 
-        Raises
-        ------
-        OSError, UserError
-            If that failed, or there is no room; what was there before stays.
+        OSError or UserError if that failed, or there is no room; what was there before stays.
         """
-        weights = self.run / WEIGHTS
+        weights, began = self.run / WEIGHTS, time.monotonic()
         if _moment(state) == self._saved and weights.exists():
             return
-        began = time.monotonic()
         try:
-            check_space(self.run, model)
+            self._check_space(model)
             self.run.mkdir(parents=True, exist_ok=True)
             # Weights first: whoever finds a state then finds weights that are no older.
             save_weights(weights, model, settings, state["progress"]["history"])
@@ -180,6 +169,19 @@ class StateKeeper:
         finally:
             self._saved_at = time.monotonic()
             self._seconds = self._saved_at - began
+
+    def _check_space(self, model: WNet3D) -> None:
+        """Check that a full state fits on the disk, more than twice; UserError if it does not."""
+        size = SPACE * STATE_PARTS * sum(tensor.nbytes for tensor in model.state_dict().values())
+        run = self.run.absolute()
+        folder = next(path for path in (run, *run.parents) if path.exists())
+        free = shutil.disk_usage(folder).free
+        if free < size:
+            raise UserError(
+                f"there is room for {free / 1e6:,.0f} MB where '{self.run}' is, and saving a "
+                f"training takes {size / 1e6:,.0f} MB; make room on the disk or choose another "
+                "folder"
+            )
 
 
 def _moment(state: dict[str, Any]) -> tuple[int, int]:
@@ -190,11 +192,7 @@ def save_state(run: Path, state: dict[str, Any]) -> None:
     """Write a full training state to a run folder; the last two are kept.
 
     `state` holds tensors, numbers, strings, and dicts and lists of these; ``step`` names the file.
-
-    Raises
-    ------
-    OSError
-        If it cannot be written; what was there before stays.
+    OSError if it cannot be written; what was there before stays.
     """
     folder = run / STATES
     folder.mkdir(parents=True, exist_ok=True)
@@ -209,12 +207,8 @@ def save_state(run: Path, state: dict[str, Any]) -> None:
 def load_newest_state(run: Path) -> tuple[dict[str, Any] | None, list[str]]:
     """Return the newest full state that can be read, and what is wrong with those after it.
 
-    The state is None if there is none at all.
-
-    Raises
-    ------
-    UserError
-        If there are states but none can be read: to start anew is for the user to decide.
+    None if there is none at all; UserError if there are some but none can be read, as to start
+    anew is for the user to decide.
     """
     damaged: list[str] = []
     for path in sorted((run / STATES).glob("step-*.pt"), reverse=True):
@@ -238,40 +232,11 @@ def _read_tensors(path: str | os.PathLike[str]) -> dict[str, Any]:
         ) from None
 
 
-def load_cellseg3d_weights(path: str | os.PathLike[str]) -> WNet3D:
-    """Return the network of a published CellSeg3D ``.pth`` file, in evaluation mode.
-
-    Number of classes and base channels follow from the shapes; every tensor must fit.
-
-    Raises
-    ------
-    UserError
-        If the file is missing, damaged, holds anything but tensors, or does not fit.
-    """
-    if not os.path.exists(path):
-        raise UserError(f"there is no weights file '{path}'; check the path")
-    tensors = _read_tensors(path)
-    first, last = "encoder.in_b.module.0.weight", "encoder.out_b.module.8.weight"
-    tensors = tensors if isinstance(tensors, dict) else {}
-    wanted = [tensors.get(first), tensors.get(last), *tensors.values()]
-    if not all(isinstance(t, torch.Tensor) and t.ndim for t in wanted):
-        raise UserError(f"'{path}' does not hold the weights of a WNet3D")
-    channels, classes = tensors[first].shape[0], tensors[last].shape[0]
-    try:
-        settings = Settings(n_classes=classes, base_channels=channels)
-        model = build_model(settings)
-    except UserError as error:
-        raise UserError(f"'{path}' does not fit a WNet3D: {error}") from None
-    load_tensors(model, tensors, Path(path))
-    return model.eval()
-
-
 def save_cellseg3d_weights(path: str | os.PathLike[str], model: WNet3D) -> None:
     """Write a ``.pth`` that the CellSeg3D plugin can load; UserError if `path` exists."""
-    if os.path.exists(path):
-        raise UserError(f"'{path}' exists and is not overwritten; choose another name")
     tensors = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
-    write_whole(Path(path), lambda temporary: torch.save(tensors, temporary))
+    with new_file(path) as temporary:
+        torch.save(tensors, temporary)
 
 
 def load_tensors(model: WNet3D, tensors: dict[str, torch.Tensor], path: Path) -> None:
@@ -281,8 +246,9 @@ def load_tensors(model: WNet3D, tensors: dict[str, torch.Tensor], path: Path) ->
     for name in {**expected, **found}:
         if expected.get(name) != found.get(name):
             raise UserError(
-                f"'{path}' does not fit this network: tensor {name} is "
-                f"{found.get(name, 'missing')} where {expected.get(name, 'nothing')} is expected"
+                f"'{path}' does not fit this network, which may have another n_classes or "
+                f"base_channels: tensor {name} is {found.get(name, 'missing')} where "
+                f"{expected.get(name, 'nothing')} is expected"
             )
     broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor.float()).all()]
     if broken:
@@ -298,15 +264,6 @@ def _describe(tensor: Any) -> str:
 
 
 def load_start_weights(model: WNet3D, path: str | os.PathLike[str]) -> None:
-    """Copy the weights at `path` (run folder, ``.safetensors``, ``.pth``) into `model`.
-
-    UserError is raised if they cannot be read or belong to a network of another size.
-    """
+    """Copy the weights at `path`, see `load_checkpoint`, into `model`; UserError if they differ."""
     found = load_checkpoint(path)
-    sizes = (found.model.n_classes, found.model.base_channels)
-    if sizes != (model.n_classes, model.base_channels):
-        raise UserError(
-            f"'{found.source}' does not fit this network: it has n_classes={sizes[0]} and "
-            f"base_channels={sizes[1]}; set these, or start_from=none to train from nothing"
-        )
-    load_tensors(model, dict(found.model.state_dict()), found.source)
+    load_tensors(model, found.model.state_dict(), found.source)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from wnet_nb.checkpoint import load_cellseg3d_weights
+from wnet_nb.checkpoint import load_checkpoint
 from wnet_nb.errors import UserError
 from wnet_nb.files.archives import unpack
 from wnet_nb.files.download import Progress, download
@@ -45,7 +45,7 @@ def fetch_published(
             found = [file for file in files if file.name == PUBLISHED_FILE]
             if len(found) != 1:
                 raise UserError(f"the archive holds no {PUBLISHED_FILE}, or more than one")
-            load_cellseg3d_weights(found[0])
+            load_checkpoint(found[0])
             found[0].replace(output_file)
 
     pooch.get_logger().setLevel("WARNING")
