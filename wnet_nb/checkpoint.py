@@ -60,8 +60,8 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     path = path / WEIGHTS if path.is_dir() else path
     if not path.exists():
         raise UserError(
-            f"there is no model at '{path}'; give a run folder with {WEIGHTS} in it (a training "
-            "that is resumed writes it again), or a weights file"
+            f"there is no model at '{path}': it is not a run folder with {WEIGHTS} (a training "
+            "that is resumed writes it again), nor a weights file"
         )
     if path.suffix == ".pth":
         return _load_cellseg3d(path)
