@@ -4,8 +4,10 @@ python tests/benchmarks/quality.py [--only NAME ...] [--out tests/benchmarks/qua
 
 Nothing is set by hand but the voxel size. `none` is the same steps without a network; `scratch`
 trains a small network on the one volume, `starter` uses the weights in the package as they are, and
-`quick` adapts these to the one volume. "image outlines" is the starter with outlines from the
-image alone: what its own outlines add is the difference.
+`quick` adapts these to the one volume. Two columns leave one thing out of `quick`: "cells from the
+image" takes seeds and outlines from the image within the network's foreground, "one boundary" does
+not look at how soft the edges are. What the starter's weights and the adaptation are worth, say
+`scratch` and `starter`.
 """
 
 import argparse
@@ -13,11 +15,12 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from nuclei import make_nuclei
 from voronoi_otsu import voronoi_otsu
 
 from wnet_nb.cells.outlines import segment_instances
 from wnet_nb.cells.scores import dice, match_instances, match_points
-from wnet_nb.checkpoint import Checkpoint, load_checkpoint
+from wnet_nb.checkpoint import Checkpoint
 from wnet_nb.config import preset
 from wnet_nb.files.tables import read_points
 from wnet_nb.files.volumes import Volume, read_volume
@@ -37,46 +40,60 @@ REAL = {  # voxel size, truth, and whether a choice was made on it
     "gonuclear_1135": ((0.284, 0.127, 0.127), "labels.tif", True),
     "delivr_cfos_695_2": (BRAIN, "labels.tif", True),
     "delivr_cfos_1147_3": (BRAIN, "labels.tif", True),
-    "delivr_cfos_1008_3": (BRAIN, "labels.tif", False),
-    "delivr_cfos_969_4": (BRAIN, "labels.tif", False),
+    "delivr_cfos_1008_3": (BRAIN, "labels.tif", True),
+    "delivr_cfos_969_4": (BRAIN, "labels.tif", True),
     "celegans_t110": ((4.0, 1.0, 1.0), "points_zyx.csv", False),
 }
 ONE = (1.0, 1.0, 1.0)
-SIMULATED = {
-    "example, seed 0": {"seed": 0},
-    "example, seed 1": {"seed": 1},
-    "example, seed 2": {"seed": 2},
-    "large nuclei, r = 16": {
-        "seed": 12, "shape": (60, 160, 160), "cell_radius_um": 16, "n_cells": 14,
-        "touching_fraction": 0.6,
-    },
-    "noisy, r = 7": {
-        "seed": 11, "shape": (80, 96, 96), "cell_radius_um": 7, "n_cells": 70,
-        "touching_fraction": 0.6, "noise": 3,
-    },
-    "dense, r = 5": {
-        "seed": 16, "shape": (72, 96, 96), "n_cells": 500, "touching_fraction": 0.8,
-    },
-    "small, r = 2.5": {
-        "seed": 13, "shape": (64, 96, 96), "cell_radius_um": 2.5, "n_cells": 250, "noise": 1.5,
-    },
-    "sparse, r = 4": {
-        "seed": 14, "cell_radius_um": 4, "n_cells": 25, "touching_fraction": 0.2, "noise": 2,
-    },
-    "3:1:1 voxels, r = 6": {
-        "seed": 15, "shape": (32, 128, 128), "voxel_size_um": (3, 1, 1), "cell_radius_um": 6,
-        "n_cells": 120, "touching_fraction": 0.6, "noise": 1.5,
-    },
+KINDS = {  # of nuclei, and the seed of the volume that choices were made on
+    "large nuclei, r = 16": (
+        {"shape": (60, 160, 160), "cell_radius_um": 16, "n_cells": 14, "touching_fraction": 0.6},
+        12,
+    ),
+    "noisy, r = 7": (
+        {
+            "shape": (80, 96, 96), "cell_radius_um": 7, "n_cells": 70, "touching_fraction": 0.6,
+            "noise": 3,
+        },
+        11,
+    ),
+    "dense, r = 5": ({"shape": (72, 96, 96), "n_cells": 500, "touching_fraction": 0.8}, 16),
+    "small, r = 2.5": (
+        {"shape": (64, 96, 96), "cell_radius_um": 2.5, "n_cells": 250, "noise": 1.5},
+        13,
+    ),
+    "sparse, r = 4": (
+        {"cell_radius_um": 4, "n_cells": 25, "touching_fraction": 0.2, "noise": 2},
+        14,
+    ),
+    "3:1:1 voxels, r = 6": (
+        {
+            "shape": (32, 128, 128), "voxel_size_um": (3, 1, 1), "cell_radius_um": 6,
+            "n_cells": 120, "touching_fraction": 0.6, "noise": 1.5,
+        },
+        15,
+    ),
+    "plain, r = 5": ({}, 0),
 }  # fmt: skip
-UNTOUCHED = ("example, seed 1", "example, seed 2")  # simulated volumes that no choice was made on
-WAYS = ("Voronoi-Otsu", "none", "scratch", "starter", "quick", "starter, image outlines")
+SIMULATED = {kind: options | {"seed": seed} for kind, (options, seed) in KINDS.items()}
+# The same kinds again, other volumes, that no choice was made on.
+UNTOUCHED = {
+    f"{kind}, seed {seed + 100}": options | {"seed": seed + 100}
+    for kind, (options, seed) in KINDS.items()
+}
+EXAMPLES = {f"example, seed {seed}": seed for seed in range(3)}
+WAYS = (
+    "Voronoi-Otsu", "none", "scratch", "starter", "quick", "quick, cells from the image",
+    "quick, one boundary",
+)  # fmt: skip
 
 
 def stack_and_truth(name):
     """Return (Stack, truth): labels, or points (n, 3) in voxels."""
-    if name in SIMULATED:
-        image, labels = make_example(**SIMULATED[name])
-        size = SIMULATED[name].get("voxel_size_um", ONE)
+    if name not in REAL:
+        options = (SIMULATED | UNTOUCHED).get(name)
+        image, labels = make_nuclei(**options) if options else make_example(EXAMPLES[name])
+        size = (options or {}).get("voxel_size_um", ONE)
         return Stack(Volume(image, size, "option", Path(f"{name}.tif"))), labels
     size, truth, _ = REAL[name]
     volume = read_volume(DATA / f"{name}_image.tif", voxel_size_um=size)
@@ -87,14 +104,13 @@ def stack_and_truth(name):
 def find(stack, model, **options):
     """Return the labels that a `Checkpoint` leads to."""
     settings = model.settings
-    prepared = stack.prepared(settings)
+    options = {"core_class": settings.core_class} | options
     return segment_instances(
-        predict_probabilities(model.model, prepared, precision="auto"),
+        predict_probabilities(model.model, stack.prepared(settings), precision="auto"),
         stack.array,
         voxel_size_um=stack.voxel_size_um,
         cell_radius_um=stack.cell_size,
         foreground_classes=settings.foreground_classes,
-        core_class=settings.core_class,
         **options,
     ).labels
 
@@ -122,15 +138,16 @@ def train(stack, name):
 def measure(name):
     """Return the scores of all ways: {way: (mean F1, F1 at IoU 0.5, Dice, count)}."""
     stack, truth = stack_and_truth(name)
-    starter = load_checkpoint("starter")
+    quick = train(stack, "quick")
     size, radius = stack.voxel_size_um, stack.cell_size.radius_um
     labels = {
         "Voronoi-Otsu": voronoi_otsu(stack.array, voxel_size_um=size, cell_radius_um=radius),
         "none": find_without(stack),
         "scratch": find(stack, train(stack, "scratch")),
-        "starter": find(stack, starter),
-        "quick": find(stack, train(stack, "quick")),
-        "starter, image outlines": find(stack, starter, boundary=0.95),
+        "starter": find(stack, load_model("starter")),
+        "quick": find(stack, quick),
+        "quick, cells from the image": find(stack, quick, core_class=None),
+        "quick, one boundary": find(stack, quick, boundary=0.4),
     }
     row = {way: score(found, truth, size, radius) for way, found in labels.items()}
     row["true"] = len(truth) if truth.ndim == 2 else len(np.unique(truth)) - 1
@@ -149,7 +166,7 @@ def score(labels, truth, size, radius):
 
 
 def as_line(name, row):
-    chosen = REAL[name][2] if name in REAL else name not in UNTOUCHED
+    chosen = REAL[name][2] if name in REAL else name in SIMULATED or name == "example, seed 0"
     cells = " | ".join(
         f"{row[way][0]:.3f} ({row[way][1]:.2f}, {row[way][2]:.2f}, {row[way][3]})" for way in WAYS
     )
@@ -182,7 +199,7 @@ def main():
     parser.add_argument("--only", nargs="*", help="names of rows, or parts of names")
     parser.add_argument("--out", type=Path, help="a file to write the table to")
     options = parser.parse_args()
-    names = [*REAL, *SIMULATED]
+    names = [*REAL, *EXAMPLES, *SIMULATED, *UNTOUCHED]
     if options.only:
         names = [n for n in names if any(part in n for part in options.only)]
     lines, rows = [HEAD], {}
@@ -193,7 +210,9 @@ def main():
     for title, chosen in (
         ("mean, real", [n for n in REAL if n != "celegans_t110"]),
         ("mean, embryos", [n for n in REAL if n.startswith("bbbc")]),
+        ("mean, examples", EXAMPLES),
         ("mean, simulated", SIMULATED),
+        ("mean, simulated, untouched", UNTOUCHED),
     ):
         part = [rows[n] for n in chosen if n in rows]
         if part:

@@ -33,7 +33,7 @@ from wnet_nb.config import preset
 from wnet_nb.data import prepare
 from wnet_nb.device import choose_dtype
 from wnet_nb.files.volumes import Volume
-from wnet_nb.inference import predict_volume
+from wnet_nb.inference import predict_probabilities
 from wnet_nb.jobs.class_map import OtsuMap
 from wnet_nb.jobs.example import make_example
 from wnet_nb.jobs.models import load_model
@@ -219,7 +219,7 @@ def inference_rows(rounds):
     found = {}
 
     def ours():
-        found["ours"] = predict_volume(model, prepared, precision="auto")
+        found["ours"] = predict_probabilities(model, prepared, precision="auto")
 
     def monai():
         with torch.inference_mode():
