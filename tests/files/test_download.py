@@ -117,9 +117,9 @@ def test_gdown_5_and_6_report_failure_in_their_own_ways(tmp_path, monkeypatch):
     refused_download(DRIVE, tmp_path, "does not give")
 
 
-def test_a_link_to_a_drive_folder_says_what_to_do(tmp_path):
-    link = "https://drive.google.com/drive/folders/1AbCdEfGhIjKlMnOpQrStUvWxYz012345"
-    refused_download(link, tmp_path, "zip of the folder")
+@pytest.mark.parametrize("path", ["drive/folders/1AbCdEfGhIjKlMnOpQrStUvWxYz012345", "drive/home"])
+def test_a_link_to_no_file_on_drive_says_what_to_do(tmp_path, path):
+    refused_download(f"https://drive.google.com/{path}", tmp_path, "zip of the folder")
 
 
 def test_a_file_from_an_ordinary_server_is_fetched(serve, tmp_path):
@@ -240,7 +240,14 @@ def test_an_address_that_leads_on_to_plain_http_is_refused(flaky, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "address", ["http://example.org/a", "http://127.0.0.1.example.org/a", "ftp://x/a", "file:///a"]
+    "address",
+    [
+        "http://example.org/a",
+        "http://127.0.0.1.example.org/a",
+        "http://127.0.0.1:80@example.org/a",
+        "ftp://x/a",
+        "file:///a",
+    ],
 )
 def test_only_https_is_taken_from_other_computers(tmp_path, address):
     refused_download(address, tmp_path, "neither an https address")

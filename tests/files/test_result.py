@@ -2,6 +2,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -40,6 +41,31 @@ def test_a_result_that_fails_leaves_nothing(tmp_path):
 
 def test_a_second_result_of_a_volume_gets_a_name_of_its_own(tmp_path):
     assert [make(tmp_path).folder.name for _ in range(3)] == ["a", "a-2", "a-3"]
+
+
+def test_a_name_that_somebody_takes_meanwhile_stays_theirs(tmp_path, monkeypatch):
+    rename = Path.rename
+
+    def lose(folder, final):
+        final.mkdir()
+        (final / "theirs.txt").touch()
+        monkeypatch.setattr(Path, "rename", rename)
+        return rename(folder, final)
+
+    monkeypatch.setattr(Path, "rename", lose)
+    assert make(tmp_path).folder == tmp_path / "a-2"
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["theirs.txt"]
+
+
+def test_a_result_gives_back_every_volume_that_was_written(tmp_path):
+    cells, plain = np.arange(27).reshape(3, 3, 3) % 3, np.arange(27).reshape(3, 3, 3) % 2
+    with Result.write_new(tmp_path, "a") as result:
+        result.write_labels(cells, (1, 1, 1))
+        result.write_baseline_labels(plain, (1, 1, 1))
+        result.write_foreground(np.float32(cells > 0) / 2, (1, 1, 1))
+    np.testing.assert_array_equal(result.labels(), cells)
+    np.testing.assert_array_equal(result.baseline_labels(), plain)
+    np.testing.assert_array_equal(result.foreground(), (cells > 0) / 2)
 
 
 @pytest.mark.parametrize("name, folder", [(".hidden", "hidden"), ("..", "volume"), ("ü b", "ü b")])

@@ -130,9 +130,11 @@ def test_compressed_data_that_were_changed_are_refused(tmp_path):
 
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path):
-    with pytest.raises(UserError, match=r"missing.tif' does not exist; check the path"):
+    with pytest.raises(
+        UserError, match=r"missing.tif' does not exist or is no file; check the path"
+    ):
         read_volume(tmp_path / "missing.tif")
-    with pytest.raises(UserError, match="is a folder"):
+    with pytest.raises(UserError, match="is no file"):
         read_volume(tmp_path)
 
 

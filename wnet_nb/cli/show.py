@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from wnet_nb.cells.scores import DetectionScores, InstanceScores, format_table
+from wnet_nb.cells.scores import format_table
 from wnet_nb.checkpoint import Checkpoint
 from wnet_nb.cli import terminal
 from wnet_nb.cli.terminal import remark, say, wrote
@@ -83,12 +83,10 @@ def _show_result(result: Result) -> None:
     for text in (f"taken as cells: {facts['reason']}", *facts["remarks"]):
         say(f"  {text}")
     if scores := result.scores:
-        found = [one for one in (scores["scores"], scores["baseline"]) if one]
-        rows = [row for one in found for row in one.get("rows", [one])]  # points have one F1
-        f1 = [row["f1"] for row in rows if row.get("threshold", 0.5) == 0.5]
-        which = "F1 at IoU 0.5" if "rows" in found[0] else "F1"
-        plain = f", {f1[1]:.3f} without the network" if facts["network_added"] else ""
-        say(f"  against '{scores['truth']}': {which} {f1[0]:.3f}{plain}")
+        which, f1 = _f1(scores["scores"])
+        without = scores["baseline"] if facts["network_added"] else None
+        plain = f", {_f1(without)[1]:.3f} without the network" if without else ""
+        say(f"  against '{scores['truth']}': {which} {f1:.3f}{plain}")
     if name != result.name:
         say(f"  '{result.name}' was there before and is kept; this is '{name}'")
     wrote(result.files)
@@ -100,14 +98,14 @@ def show_scores(one: Evaluation) -> float:
     if one.dice is not None:
         say(f"Dice {one.dice:.3f}")
     say(format_table(one.scores))
-    which, f1 = _f1(one.scores)
+    which, f1 = _f1(one.scores.as_dict())
     say(f"{which} {f1:.3f}")
     if one.baseline is not None:
-        which, plain = _f1(one.baseline)
+        plain = _f1(one.baseline.as_dict())[1]
         say(f"without the network: {one.baseline.n_predicted} cells, {which} {plain:.3f}")
     return f1
 
 
-def _f1(scores: InstanceScores | DetectionScores) -> tuple[str, float]:
-    of_labels = isinstance(scores, InstanceScores)
-    return ("mean F1", scores.mean_f1) if of_labels else ("F1", scores.f1)
+def _f1(scores: Mapping[str, Any]) -> tuple[str, float]:
+    """Return what it is called and how high: the mean over overlaps, or that of points."""
+    return ("mean F1", scores["mean_f1"]) if "mean_f1" in scores else ("F1", scores["f1"])

@@ -31,6 +31,7 @@ from wnet_nb.jobs.train import follow, train_events
 
 Outcome = tuple[int, Any]  # exit status, and what --json prints
 LARGE_NETWORK = 32  # base channels that want a GPU
+INTERRUPTED = 130
 
 
 def check(options: Namespace) -> Outcome:
@@ -88,20 +89,21 @@ def _train(
             remark("broken off within a step")
             last = None
     history = run_files.read_history(run) if (run / run_files.HISTORY).exists() else []
-    if not isinstance(last, Finished):
+    finished = isinstance(last, Finished)
+    result = {"run": str(run), "finished": finished, "epochs": len(history)}
+    if not finished:
         remark(
             f"stopped after {len(history)} of {settings.epochs} epochs; the model and a report are "
             f"kept in '{run}': go on with the same command and --resume"
         )
-        return 130, {"run": str(run), "finished": False, "epochs": len(history)}
-    sentences = read_losses(history, settings)
-    say("\n".join(sentences))
+        return INTERRUPTED, result
+    advice = read_losses(history, settings)
+    say("\n".join(advice))
     kept = (path for path in sorted(run.iterdir()) if path.name != run_files.PREDICTIONS)
     written = [path for path in kept if not path.name.startswith(".")]
     wrote(written)
     losses = {name: history[-1][name] for name in ("soft_ncut", "reconstruction", "total")}
-    result = {"run": str(run), "finished": True, "epochs": last.epochs, "steps": last.steps}
-    result |= {"seconds": round(last.seconds, 1), **losses, "advice": sentences}
+    result |= {"steps": last.steps, "seconds": round(last.seconds, 1), **losses, "advice": advice}
     return 0, result | {"written": [str(path) for path in written]}
 
 

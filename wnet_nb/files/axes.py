@@ -140,9 +140,9 @@ def settle_voxel_size(
 ) -> tuple[VoxelSize, str, tuple[str, ...]]:
     """Choose between the user's option, the metadata of the file `name`, and an assumption.
 
-    Where the file states a part, y and x stand in for each other and for z, and z for both: a size
-    of the right magnitude is closer than 1 µm. Returned are the size, its source ("option",
-    "metadata" or "assumed"), and remarks that say what was assumed or replaced.
+    Where the file states a part, that stands in for the rest: it is closer than 1 µm. Returned are
+    the size, its source ("option", "metadata" or "assumed"), and remarks on what was assumed or
+    replaced.
     """
     known = [size for size in stated if size is not None]
     if option is not None:

@@ -145,7 +145,7 @@ def _from_web(address: str, received: _Received) -> None:
         answer.raise_for_status()
         if not goes_on or answer.status_code != 206:  # the whole file, whatever was asked for
             received.start_again()
-        version = answer.headers.get("ETag") or answer.headers.get("Last-Modified") or ""
+        version = answer.headers.get("ETag", answer.headers.get("Last-Modified", ""))
         # W/ says that it is alike, not that it is the same.
         received.version = "" if version.startswith("W/") else version
         length = int(answer.headers.get("Content-Length") or 0)
@@ -179,14 +179,12 @@ def _drive_id(source: str) -> str | None:
         return source
     if not re.match(r"https?://(drive|docs)\.google\.com/", source):
         return None
-    if "/folders/" in source:
-        raise UserError(
-            f"{source} is a folder: share one file or a zip of the folder, or add the folder to "
-            "your own Drive and give its path"
-        )
     found = re.search(r"(?:/d/|[?&]id=)([-\w]{10,})", source)
     if not found:
-        raise UserError(f"{source} names no file; copy the link from Drive's Share > Copy link")
+        raise UserError(
+            f"{source} is no link to a file: share one file or a zip of the folder, or add the "
+            "folder to your own Drive and give its path"
+        )
     return found.group(1)
 
 
@@ -196,17 +194,15 @@ def _from_drive(drive_id: str, received: _Received) -> None:
     # 6.x has a wider error and raises it where 5.x returns None.
     refused = getattr(gdown.exceptions, "DownloadError", gdown.exceptions.FileURLRetrievalError)
     received.start_again()
-    done, reason = None, "gdown gave no reason"
     try:
-        done = gdown.download(id=drive_id, output=received, quiet=True, use_cookies=False)
+        if gdown.download(id=drive_id, output=received, quiet=True, use_cookies=False) is None:
+            raise refused("no reason given")
     except (refused, KeyError) as error:
-        reason = _reason(error)
-    if done is None:
         raise UserError(
             f"Drive does not give {received.source}: share it with anyone who has the link, or, "
             "if too many people fetched it today, add it to your own Drive and give its path "
-            f"({reason})"
-        )
+            f"({_reason(error)})"
+        ) from None
 
 
 def _reason(error: Exception) -> str:

@@ -44,10 +44,6 @@ class Result:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
 
-    def __repr__(self) -> str:
-        """Return the class and its folder."""
-        return f"Result('{self.folder}')"
-
     @classmethod
     def find_all(cls, run: str | Path) -> list[Result]:
         """Return the results in the ``predictions`` of a run, as `find_in` does."""
@@ -60,7 +56,8 @@ class Result:
         for file in Path(folder).glob(f"[!.]*/{FACTS}"):
             try:
                 one = cls(file.parent)
-                found.append(((one.made, len(one.folder.name), one.folder.name), one))
+                order = (one.facts["made"], len(one.folder.name), one.folder.name)
+                found.append((order, one))
             except UserError as error:
                 warnings.warn(f"a result is left aside: {error}", stacklevel=2)
         return [one for _, one in sorted(found, key=lambda pair: pair[0])]
@@ -89,8 +86,6 @@ class Result:
         finally:
             _take_away(part, lock)
 
-    # ------------------------------------------------------------------ reading
-
     @cached_property
     def facts(self) -> dict[str, Any]:
         """The content of result.json: counts, cell radius, classes and why, settings."""
@@ -100,11 +95,6 @@ class Result:
     def name(self) -> str:
         """Name of the volume."""
         return self.facts["name"]
-
-    @property
-    def made(self) -> str:
-        """When it was made, ISO 8601 with the time zone."""
-        return self.facts["made"]
 
     @property
     def files(self) -> list[Path]:
@@ -144,23 +134,16 @@ class Result:
 
         UserError if the file is missing, or a cell holds something else; says where.
         """
-        said = {"yes": True, "no": False, "": math.nan}
-        rows = []
-        for where, cells in self._table():
-            rows.append({})
-            for name, text in cells.items():
-                known = text in said
-                rows[-1][name] = said[text] if known else to_number(text, f"'{name}' in {where}")
-        return rows
+        _, rows = read_table(self.folder / CELLS, ("label",))
+        return [
+            {name: _value(text, f"'{name}' in {where}") for name, text in cells.items()}
+            for where, cells in rows
+        ]
 
     def cells_as_text(self) -> list[dict[str, str]]:
         """Return the rows of cells.csv as they are written, with decimal points."""
-        return [{k: text.replace(",", ".") for k, text in row.items()} for _, row in self._table()]
-
-    def _table(self) -> list[tuple[str, dict[str, str]]]:
-        return read_table(self.folder / CELLS, ("label",))[1]
-
-    # ------------------------------------------------------------------ writing
+        _, rows = read_table(self.folder / CELLS, ("label",))
+        return [{name: text.replace(",", ".") for name, text in row.items()} for _, row in rows]
 
     def write_labels(self, labels: np.ndarray, voxel_size_um: Sequence[float]) -> None:
         """Write labels.tif from integer labels (Z, Y, X)."""
@@ -232,6 +215,11 @@ def _move_to_free_name(folder: Path, parent: Path, name: str) -> Path:
         except OSError:
             if not final.exists():  # else somebody took the name just now
                 raise
+
+
+def _value(text: str, where: str) -> float | bool:
+    said = {"yes": True, "no": False, "": math.nan}
+    return said[text] if text in said else to_number(text, where)
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

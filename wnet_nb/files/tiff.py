@@ -27,13 +27,7 @@ def open_image(path: Path) -> Iterator[tuple[TiffFile, TiffPageSeries]]:
 
     The image is the only one, or the only one that is not a plain 2D picture (a label, a
     thumbnail); it is complete, greyscale and real. Pages that a Python loop wrote one by one count
-    as one image.
-
-    Raises
-    ------
-    UserError
-        The file is missing, a folder, not a TIFF, damaged, incomplete, too large for the memory,
-        in a compression that needs the package imagecodecs, or holds something else.
+    as one image. UserError for whatever stands in the way, in the body of the `with` too.
     """
     logger, silence = logging.getLogger("tifffile"), logging.Filter("nothing")
     logger.addFilter(silence)  # what matters of its records becomes an error
@@ -59,10 +53,8 @@ def open_image(path: Path) -> Iterator[tuple[TiffFile, TiffPageSeries]]:
 
 def _in_words(path: Path, error: Exception) -> str:
     """Say what stands in the way of reading a file, and what to do."""
-    if isinstance(error, FileNotFoundError):
-        return f"'{path}' does not exist; check the path"
-    if path.is_dir():
-        return f"'{path}' is a folder; give one TIFF file in it"
+    if not path.is_file():
+        return f"'{path}' does not exist or is no file; check the path"
     if isinstance(error, PermissionError):
         return f"'{path.name}' may not be read by you; ask its owner"
     if isinstance(error, MemoryError):
