@@ -67,10 +67,15 @@ def test_a_file_written_page_by_page_and_cut_anywhere_is_refused(tmp_path, compr
 
 @pytest.mark.parametrize(
     "description",
-    ["ImageJ=1.54f\nimages=12\nslices=12\n", '{"shape": [12, 20, 30]}'],
+    [
+        "ImageJ=1.54f\nimages=12\nslices=12\n",
+        "ImageJ=1.54f\nimages=3\nslices=3\n",
+        '{"shape": [12, 20, 30]}',
+        '{"shape": [3, 20, 30]}',
+    ],
 )
 @pytest.mark.parametrize("compression", [None, "zlib"])
-def test_fewer_planes_than_the_metadata_promise_are_refused(tmp_path, description, compression):
+def test_other_planes_than_the_metadata_promise_are_refused(tmp_path, description, compression):
     with tifffile.TiffWriter(tmp_path / "a.tif") as writer:
         for number, plane in enumerate(STACK):
             text = description if number == 0 else None

@@ -115,40 +115,25 @@ def _only_image(tif: TiffFile) -> TiffPageSeries:
 
 def _check_planes(tif: TiffFile, image: TiffPageSeries) -> None:
     """Check that every plane that the metadata promise is in the file to its last byte."""
-    if tif.is_ome and image.kind in {"uniform", "generic"}:
-        raise UserError(
-            f"'{tif.filename}' is a part of a set of OME-TIFF files or its description is "
-            "damaged; open it in Fiji with Bio-Formats and save it as one TIFF"
-        )
-    found = stated = math.prod(image.shape) // _plane_size(image)
-    if image.dataoffset is None:  # one block otherwise, its length is checked below
-        present = sum(page is not None for page in image.pages)
-        found = present * math.prod(image.keyframe.shape) // _plane_size(image)
-    promised = max(stated, _promised_planes(tif, image))
-    if found < promised:
-        raise _cut_short(tif, f"it holds {found} of {promised} planes")
-    if image.dataoffset is not None:
+    described = tif.is_ome or tif.is_imagej or tif.is_shaped
+    strays = tif.is_shaped and len(tif.pages) > sum(len(one.pages) for one in tif.series)
+    if strays or 0 in image.shape or (described and image.kind in {"uniform", "generic"}):
+        raise _cut_short(tif, "its pages are not those that its description names")
+    if image.dataoffset is not None:  # one block
         end = image.dataoffset + math.prod(image.shape) * image.dtype.itemsize
         if end > tif.filehandle.size and not image.is_multifile:
             raise _cut_short(tif, f"{end - tif.filehandle.size} bytes of the image are missing")
         return
+    stated = math.prod(image.shape) // _plane_size(image)
+    present = sum(page is not None for page in image.pages)
+    found = present * math.prod(image.keyframe.shape) // _plane_size(image)
+    if found != stated:
+        raise _cut_short(tif, f"it holds {found} of {stated} planes")
     for number, page in enumerate(image.pages):
         size = page.parent.filehandle.size
         pieces = list(zip(page.dataoffsets, page.databytecounts, strict=False))
         if not pieces or any(length == 0 or start + length > size for start, length in pieces):
             raise _cut_short(tif, f"plane {number} is incomplete")
-
-
-def _promised_planes(tif: TiffFile, image: TiffPageSeries) -> int:
-    """Give the number of planes that ImageJ's or tifffile's own description states, 0 if none."""
-    if tif.is_imagej and not tif.is_ome and "S" not in image.axes:
-        stated = tif.imagej_metadata or {}
-        return math.prod(int(stated.get(axis, 1)) for axis in ("frames", "slices", "channels"))
-    if tif.is_shaped and image.kind == "shaped":
-        place = tif.series.index(image)
-        stated = (tif.shaped_metadata or ())[place : place + 1]
-        return math.prod(stated[0]["shape"]) // _plane_size(image) if stated else 0
-    return 0
 
 
 def _check_values(name: str, image: TiffPageSeries) -> None:
