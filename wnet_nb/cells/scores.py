@@ -17,6 +17,19 @@ from scipy.spatial import cKDTree
 from wnet_nb.errors import UserError
 
 IOU_THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+TITLES = {
+    "threshold": "IoU",
+    "radius_um": "radius µm",
+    "true_positives": "matched",
+    "false_positives": "extra",
+    "false_negatives": "missed",
+    "precision": "precision",
+    "recall": "recall",
+    "f1": "F1",
+    "panoptic_quality": "PQ",
+    "mean_matched_iou": "mean IoU",
+    "mean_distance_um": "distance µm",
+}
 
 
 @dataclass(frozen=True)
@@ -45,16 +58,6 @@ class InstanceScores:
         """F1 averaged over the thresholds."""
         return float(np.mean(self.f1))
 
-    @property
-    def count_error(self) -> int:
-        """Cells predicted too many (positive) or too few (negative)."""
-        return self.n_predicted - self.n_true
-
-    @property
-    def relative_count_error(self) -> float | None:
-        """``count_error`` as a fraction of the true count; None where there are no true cells."""
-        return self.count_error / self.n_true if self.n_true else None
-
     def as_rows(self) -> list[dict[str, float]]:
         """Return one dict per threshold: ``threshold`` and the names of the other tuples."""
         names = [field.name for field in fields(self)[2:]]  # all but the two counts
@@ -62,17 +65,14 @@ class InstanceScores:
         return [dict(zip(["threshold", *names[1:]], row, strict=True)) for row in table]
 
     def as_dict(self) -> dict:
-        """Return the counts, the summary values and ``rows``, ready for JSON."""
-        names = ("n_predicted", "n_true", "count_error", "relative_count_error", "mean_f1")
+        """Return the counts, the mean F1 and ``rows``, ready for JSON."""
+        names = ("n_predicted", "n_true", "mean_f1")
         return {name: getattr(self, name) for name in names} | {"rows": self.as_rows()}
 
 
 @dataclass(frozen=True)
 class DetectionScores:
-    """Scores of predicted cells against true points; empty cases as in `InstanceScores`.
-
-    ``radius_um`` and ``mean_distance_um`` (of the matched pairs, None without any) are in µm.
-    """
+    """Scores of predicted cells against true points; empty cases as in `InstanceScores`."""
 
     n_predicted: int
     n_true: int
@@ -83,7 +83,11 @@ class DetectionScores:
     precision: float
     recall: float
     f1: float
-    mean_distance_um: float | None
+    mean_distance_um: float | None  # of the matched pairs, None without any
+
+    def as_rows(self) -> list[dict[str, float]]:
+        """Return the one row of a table."""
+        return [asdict(self)]
 
     def as_dict(self) -> dict:
         """Return every field, ready for JSON."""
@@ -91,20 +95,8 @@ class DetectionScores:
 
 
 def dice(prediction: np.ndarray, truth: np.ndarray) -> float:
-    """Return the Dice overlap 2·|P ∩ T| / (|P| + |T|) of two foregrounds, 1.0 if both are empty.
-
-    Parameters
-    ----------
-    prediction, truth : ndarray, (Z, Y, X), bool or integer
-        Mask or instance labels; everything above 0 is foreground.
-
-    Raises
-    ------
-    UserError
-        If the shapes differ, or an array holds floats or negative values.
-    """
-    prediction, truth = _as_foreground(prediction, "prediction"), _as_foreground(truth, "truth")
-    _check_same_shape(prediction, truth)
+    """Return the Dice overlap 2·|P ∩ T| / (|P| + |T|) of what is above 0, 1.0 if nothing is."""
+    prediction, truth = prediction > 0, truth > 0
     total = np.count_nonzero(prediction) + np.count_nonzero(truth)
     return 2 * np.count_nonzero(prediction & truth) / total if total else 1.0
 
@@ -120,27 +112,16 @@ def match_instances(
 
     Parameters
     ----------
-    prediction, truth : ndarray, (Z, Y, X), integer in 0..2**32 - 1
-        Instance labels, 0 is background; values need not be contiguous and their order is free.
+    prediction, truth : ndarray
+        (Z, Y, X), integer: instance labels in any order, 0 is background.
     thresholds : sequence of float
         IoU thresholds above 0, at most 1; a pair counts if its IoU is at least the threshold.
-
-    Raises
-    ------
-    UserError
-        If the shapes differ, an array is not of labels, or a threshold lies outside its range.
 
     Examples
     --------
     >>> match_instances(np.array([1, 1, 0, 7]), np.array([2, 2, 2, 0]), thresholds=[0.5]).recall
     (1.0,)
     """
-    prediction, truth = _as_labels(prediction, "prediction"), _as_labels(truth, "truth")
-    _check_same_shape(prediction, truth)
-    thresholds = tuple(float(threshold) for threshold in thresholds)
-    if not thresholds or not all(0 < threshold <= 1 for threshold in thresholds):
-        raise UserError(f"thresholds {thresholds} do not fit; give values above 0 and at most 1")
-
     rows, columns, ious, n_predicted, n_true = _overlap_ious(prediction, truth)
     empty_iou = 1.0 if n_predicted == n_true == 0 else 0.0
     table = []
@@ -150,7 +131,7 @@ def match_instances(
         counts_to_f1 = _count_and_rate(matched.size, n_predicted, n_true)
         mean_iou = float(matched.mean()) if matched.size else empty_iou
         table.append((*counts_to_f1, mean_iou * counts_to_f1[-1], mean_iou))
-    return InstanceScores(n_predicted, n_true, thresholds, *zip(*table, strict=True))
+    return InstanceScores(n_predicted, n_true, tuple(thresholds), *zip(*table, strict=True))
 
 
 def match_points(
@@ -162,29 +143,28 @@ def match_points(
 
     Parameters
     ----------
-    prediction : ndarray, (Z, Y, X), integer in 0..2**32 - 1
-        Instance labels, 0 is background.
-    points : ndarray, (n, 3), int or float
-        True positions (z, y, x) in voxels, the centre of the first voxel at 0; n may be 0.
+    prediction : ndarray
+        (Z, Y, X), integer: instance labels, 0 is background.
+    points : ndarray
+        (n, 3): true positions (z, y, x) in voxels, the centre of the first voxel at 0.
     radius_um : float
         Largest distance of a pair in µm, included.
-    voxel_size_um : sequence of 3 float
-        Voxel size (z, y, x) in µm.
+    voxel_size_um : sequence of float
+        (z, y, x) in µm.
 
     Raises
     ------
     UserError
-        If an argument is not as described, or a point lies more than one voxel outside the
-        volume (most often its coordinates are in another order).
+        If a point lies more than one voxel outside the volume, most often because its coordinates
+        are in another order.
     """
-    prediction = _as_labels(prediction, "prediction")
-    points = _check_points(points, prediction.shape)
-    sizes = np.asarray([radius_um, *voxel_size_um], dtype=float)
-    if sizes.size != 4 or not (np.isfinite(sizes) & (sizes > 0)).all():
-        given = f"radius_um {radius_um} and voxel_size_um {voxel_size_um} do not fit"
-        raise UserError(f"{given}; give one and three (z, y, x) positive values in µm")
+    points, shape = np.reshape(points, (-1, 3)), prediction.shape
+    outside = np.flatnonzero(((points < -1) | (points > shape)).any(axis=1))
+    if outside.size:
+        point = f"points[{outside[0]}] = {points[outside[0]].tolist()}"
+        raise UserError(f"{point} lies outside the volume {shape}; give (z, y, x) in voxels")
     found = centroids(prediction)
-    true_tree, found_tree = cKDTree(points * sizes[1:]), cKDTree(found * sizes[1:])
+    true_tree, found_tree = cKDTree(points * voxel_size_um), cKDTree(found * voxel_size_um)
     pairs = true_tree.sparse_distance_matrix(found_tree, radius_um, output_type="ndarray")
     distances = pairs["v"][_match_pairs(pairs["i"], pairs["j"], pairs["v"] / radius_um)]
     counts_to_f1 = _count_and_rate(distances.size, len(found), len(points))
@@ -193,32 +173,23 @@ def match_points(
 
 
 def centroids(labels: np.ndarray) -> np.ndarray:
-    """Return the mean voxel index of every cell, (n, 3) float64 (z, y, x), by rising label.
-
-    ``labels`` is (Z, Y, X), integer, 0 is background. Raises UserError if it is not of labels.
-    """
-    labels = _as_labels(labels, "labels")
+    """Return the mean voxel index of every cell, (n, 3) float64 (z, y, x), by rising label."""
     values = np.unique(labels[labels > 0])
-    return np.reshape(center_of_mass(labels > 0, labels, values), (-1, labels.ndim))
+    return np.reshape(center_of_mass(labels > 0, labels, values), (-1, 3))
 
 
 def format_table(scores: InstanceScores | DetectionScores) -> str:
     """Return a line with the counts and a plain-text table; no newline at the end."""
-    titles = {"threshold": "IoU", "radius_um": "radius µm", "true_positives": "matched"}
-    titles |= {"false_positives": "extra", "false_negatives": "missed", "precision": "precision"}
-    titles |= {"recall": "recall", "f1": "F1", "panoptic_quality": "PQ"}
-    titles |= {"mean_matched_iou": "mean IoU", "mean_distance_um": "distance µm"}
-
-    rows = scores.as_rows() if isinstance(scores, InstanceScores) else [scores.as_dict()]
-    names = [name for name in titles if name in rows[0]]
-    cells = [[titles[name] for name in names]]
+    rows = scores.as_rows()
+    names = [name for name in TITLES if name in rows[0]]
+    cells = [[TITLES[name] for name in names]]
     cells += [[_format(row[name]) for name in names] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = ["  ".join(map(str.rjust, line, widths)) for line in cells]
     return "\n".join([f"{scores.n_predicted} cells predicted, {scores.n_true} true", *lines])
 
 
-def _format(value):
+def _format(value: float | None) -> str:
     return f"{value:.3f}" if isinstance(value, float) else str(value).replace("None", "-")
 
 
@@ -227,11 +198,11 @@ def _overlap_ious(prediction, truth):
     true_values, true_sizes = np.unique(truth[truth > 0], return_counts=True)
     values, sizes = np.unique(prediction[prediction > 0], return_counts=True)
     both = (prediction > 0) & (truth > 0)
-    # Two uint32 in one uint64: a single sort of the shared voxels counts all the overlaps.
-    packed = truth[both].astype(np.uint64) << np.uint64(32) | prediction[both].astype(np.uint64)
-    pairs, overlaps = np.unique(packed, return_counts=True)
-    rows = np.searchsorted(true_values, (pairs >> np.uint64(32)).astype(truth.dtype))
-    columns = np.searchsorted(values, (pairs & np.uint64(2**32 - 1)).astype(prediction.dtype))
+    rows = np.searchsorted(true_values, truth[both])
+    columns = np.searchsorted(values, prediction[both])
+    # Two indices in one number: a single sort of the shared voxels counts all the overlaps.
+    pairs, overlaps = np.unique(rows * values.size + columns, return_counts=True)
+    rows, columns = np.divmod(pairs, max(values.size, 1))
     ious = overlaps / (true_sizes[rows] + sizes[columns] - overlaps)
     return rows, columns, ious, values.size, true_values.size
 
@@ -262,36 +233,3 @@ def _count_and_rate(matched, n_predicted, n_true):
     recall = matched / n_true if n_true else empty
     f1 = 2 * matched / (n_predicted + n_true) if n_predicted + n_true else empty
     return matched, n_predicted - matched, n_true - matched, precision, recall, f1
-
-
-def _check_same_shape(prediction, truth):
-    if prediction.shape != truth.shape:
-        shapes = f"prediction has shape {prediction.shape}, truth has shape {truth.shape}"
-        raise UserError(f"{shapes}; give two arrays of the same volume")
-
-
-def _as_foreground(array, name):
-    array = np.asarray(array)
-    return array if array.dtype == bool else _as_labels(array, name) > 0
-
-
-def _as_labels(array, name):
-    array = np.asarray(array)
-    if array.dtype.kind not in "iu":
-        raise UserError(f"{name} is {array.dtype}, not labels; label it or convert it to uint32")
-    low, high = int(array.min(initial=0)), int(array.max(initial=0))
-    if low < 0 or high >= 2**32:
-        raise UserError(f"{name} holds the label {low or high}; give labels in 0..4294967295")
-    return array
-
-
-def _check_points(points, shape):
-    points = np.asarray(points, dtype=float)
-    points = points if points.size else points.reshape(0, 3)
-    if points.shape[1:] != (3,) or len(shape) != 3:
-        raise UserError(f"points are {points.shape}, labels {shape}; give (n, 3) and (Z, Y, X)")
-    outside = ~((points >= -1) & (points <= shape)).all(axis=1)  # NaN counts as outside
-    if outside.any():
-        point = f"points[{outside.argmax()}] = {points[outside.argmax()].tolist()}"
-        raise UserError(f"{point} lies outside the volume {shape}; give (z, y, x) in voxels")
-    return points
