@@ -26,6 +26,14 @@ def test_a_training_repeated_gives_the_same_losses_bit_for_bit(tmp_path):
     assert first != losses(train(tmp_path / "c.safetensors", seed=6))
 
 
+@pytest.mark.long
+def test_two_hundred_steps_repeat_bit_for_bit(tmp_path):
+    plan = {"steps": 200, "volumes": 16}
+    first = losses(train(tmp_path / "a.safetensors", **plan))
+    assert len(first) >= 200
+    assert first == losses(train(tmp_path / "b.safetensors", **plan))
+
+
 def test_a_training_that_was_interrupted_goes_on_with_the_same_losses(tmp_path):
     whole = losses(train(tmp_path / "whole.safetensors"))
     begun = []
