@@ -26,8 +26,6 @@ from wnet_nb.model import WNet3D
 from wnet_nb.whole_file import new_file, write_whole
 
 WEIGHTS = "weights.safetensors"
-STARTER = "starter"  # the word for the weights in the package, see starter.md beside them
-STARTER_FILE = Path(__file__).with_name("starter.safetensors")
 STATES = "checkpoints"
 STATES_KEPT = 2
 SPACE = 2.2  # states that must fit on the disk before one is written
@@ -47,7 +45,7 @@ class Checkpoint:
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
-    """Load a model from a run folder, a ``.safetensors`` or published ``.pth`` file, or `STARTER`.
+    """Load a model from a run folder, a ``.safetensors``, or a published ``.pth`` file.
 
     Raises
     ------
@@ -55,8 +53,6 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         If nothing usable is there.
     """
     path = Path(path)
-    if str(path) == STARTER and not path.exists():
-        path = STARTER_FILE
     path = path / WEIGHTS if path.is_dir() else path
     if not path.exists():
         raise UserError(

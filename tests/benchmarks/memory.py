@@ -21,7 +21,7 @@ import tifffile
 
 BLOCK = 128  # voxels along the edge of what is mirrored to fill the volume
 CELLS = 308  # in a block: as dense as the example volume
-STAGES = ("segment_instances", "measure_cells", "compare")
+STAGES = ("find_cells", "measure_cells", "compare")
 LIMIT_GB = 3.0
 
 
@@ -82,13 +82,13 @@ def segment_here(run, image, out):
     import matplotlib.figure  # noqa: F401  loaded with the first picture
 
     from wnet_nb.figures import overlay
-    from wnet_nb.jobs import class_map, stacks
+    from wnet_nb.jobs import models, stacks
     from wnet_nb.jobs import segment as prediction
 
     _, before, anonymous, _ = memory()
     watch = Watch()
     watch.around(stacks, "prepare")
-    watch.around(class_map, "predict_probabilities")
+    watch.around(models, "predict_probabilities")
     for name in STAGES:
         watch.around(prediction, name)
     watch.around(overlay, "overlay_png")

@@ -25,9 +25,8 @@ from wnet_nb.config import preset
 from wnet_nb.files.tables import read_points
 from wnet_nb.files.volumes import Volume, read_volume
 from wnet_nb.inference import predict_probabilities
-from wnet_nb.jobs.class_map import OtsuMap
 from wnet_nb.jobs.example import make_example
-from wnet_nb.jobs.models import load_model
+from wnet_nb.jobs.models import find_cells, load_model, no_network, predict_classes, with_weights
 from wnet_nb.jobs.stacks import Stack
 from wnet_nb.training import fit
 
@@ -117,21 +116,18 @@ def find(stack, model, **options):
 
 def find_without(stack):
     """Return the labels of the same steps without a network."""
-    none = load_model("none")
-    source = OtsuMap(stack, none, none.settings)
-    return segment_instances(
-        source.predict(None),
-        stack.array,
-        voxel_size_um=stack.voxel_size_um,
-        cell_radius_um=stack.cell_size,
-        foreground_classes=source.foreground_classes,
+    none = no_network()
+    classes = predict_classes(stack.prepared(none.settings), none, none.settings)
+    radius = stack.cell_size
+    return find_cells(
+        classes, stack.array, stack, none, none.settings, cell_radius_um=radius
     ).labels
 
 
 def train(stack, name):
     """Return the `Checkpoint` of a training with a preset on the one volume."""
     settings = preset(name)
-    *_, finished = fit([stack.prepared(settings)], settings)
+    *_, finished = fit([stack.prepared(settings)], with_weights(settings))
     return Checkpoint(finished.model, settings)
 
 

@@ -34,9 +34,8 @@ from wnet_nb.data import prepare
 from wnet_nb.device import choose_dtype
 from wnet_nb.files.volumes import Volume
 from wnet_nb.inference import predict_probabilities
-from wnet_nb.jobs.class_map import OtsuMap
 from wnet_nb.jobs.example import make_example
-from wnet_nb.jobs.models import load_model
+from wnet_nb.jobs.models import no_network, predict_classes
 from wnet_nb.jobs.stacks import Stack
 from wnet_nb.learner import Learner
 from wnet_nb.losses import soft_ncut_loss
@@ -251,14 +250,12 @@ def instances_seconds(shape, rounds, facts):
     block = make_example(seed=0, shape=(128, 128, 128), n_cells=170)[0]
     image = np.tile(block, [-(-n // 128) for n in shape])[tuple(map(slice, shape))]
     stack = Stack(Volume(image, (1.0, 1.0, 1.0), "option", Path("large.tif")))
-    none = load_model("none")
-    source = OtsuMap(stack, none, none.settings)
-    classes = source.predict(None)
+    none = no_network()
+    classes = predict_classes(stack.prepared(none.settings), none, none.settings)
     given = {"voxel_size_um": stack.voxel_size_um, "cell_radius_um": 5.0}
 
     def ours():
-        named = source.foreground_classes
-        labels = segment_instances(classes, image, foreground_classes=named, **given).labels
+        labels = segment_instances(classes, image, foreground_classes=(0,), **given).labels
         facts.append(len(measure_cells(labels, image, voxel_size_um=stack.voxel_size_um)))
 
     return in_turn(rounds, ours=ours, otsu=lambda: voronoi_otsu(image, **given))

@@ -210,6 +210,10 @@ def test_the_count_says_what_is_cut_what_the_network_changed_and_what_to_do_abou
         "123 cells, 36 of them cut by the edge of the volume; the network changed 3 of 123 (120 "
         "are the same)"
     )
+    facts = {"count": 123, "cut_by_edge": 0, "network_added": added | {"only_without": 1}}
+    assert prediction.count_in_words(facts).endswith(
+        "3 of 123, and 1 of the 120 found without it are gone (120 are the same)"
+    )
     one = {"count": 1, "cut_by_edge": 0, "network_added": None}
     assert prediction.count_in_words(one) == "1 cell"
     none = {"count": 0, "cut_by_edge": 0, "network_added": None}
@@ -293,10 +297,27 @@ def test_a_table_saved_again_by_a_spreadsheet_ends_no_job(image, tmp_path):
     assert before.splitlines()[1] in (tmp_path / "cells.csv").read_text()
 
 
-def test_a_volume_without_cells_is_told_in_the_result(image, tmp_path, monkeypatch):
+def test_a_radius_that_is_given_helps_where_the_image_shows_no_cells(image, tmp_path, monkeypatch):
     def none(*arguments, **options):
         raise UserError("no blob stands out of the noise")
 
     monkeypatch.setattr(stacks, "estimate_cell_radius", none)
-    (one,) = prediction.segment("none", image, out=tmp_path, cell_radius_um=4.0)
-    assert "no cells stand out" in one.facts["remarks"][0]
+    found = read_stacks(image, TINY, check=False)
+    (one,) = prediction.segment("none", found, out=tmp_path, cell_radius_um=4.0)
+    assert one.facts["cell_radius_um"] == 4.0
+    prepared = found[0].prepared(TINY, otherwise_radius_um=4.0)
+    assert prepared.cell_radius_um == 4.0 and found[0].prepared(TINY).cell_radius_um is None
+
+
+def test_what_the_network_added_is_counted_by_overlap():
+    labels = np.zeros((4, 4, 12), np.int32)
+    baseline = labels.copy()
+    labels[..., :4], labels[..., 8:] = 1, 2
+    baseline[..., 1:4], baseline[..., 5:7] = 7, 9  # 3 of 4 voxels shared; nothing shared
+    assert prediction.compare(labels, baseline) == {
+        "count": 2,
+        "without_network": 2,
+        "same": 1,
+        "only_with_network": 1,
+        "only_without": 1,
+    }

@@ -1,14 +1,15 @@
 import tracemalloc
+import weakref
 
 import numpy as np
 import pytest
 import tifffile
+import torch
 
 from wnet_nb import config
 from wnet_nb.errors import UserError
-from wnet_nb.files import volumes
 from wnet_nb.files.writing import write_volume
-from wnet_nb.jobs import check, estimate, segment, stacks, train
+from wnet_nb.jobs import check, segment, stacks, train
 from wnet_nb.jobs.example import make_example
 from wnet_nb.jobs.stacks import read_stacks
 
@@ -16,6 +17,11 @@ QUICK = config.preset("quick")
 TINY = config.preset(
     "scratch", base_channels=4, patch_size=16, epochs=1, patches_per_volume=2, tile_size=32
 )
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():  # two are slower on a network this small, and wait for each other
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +69,25 @@ def test_an_uncompressed_stack_stays_on_the_disk(tmp_path):
     assert isinstance(stack.array, np.memmap)
 
 
+def test_prepared_volumes_are_kept_up_to_a_size_and_found_while_they_are_in_use(
+    folder, monkeypatch
+):
+    first, second = read_stacks(folder, QUICK)
+    monkeypatch.setattr(stacks, "KEPT_BYTES", first.prepared(QUICK).array.nbytes)
+    weak = weakref.ref(first.prepared(QUICK))
+    held = second.prepared(QUICK)
+    assert weak() is None  # nobody uses it, and there is room for one only
+    first.prepared(QUICK)
+    assert second.prepared(QUICK) is held
+
+
+def test_a_prepared_volume_of_any_size_is_let_go_when_it_does_not_fit(folder, monkeypatch):
+    monkeypatch.setattr(stacks, "KEPT_BYTES", 1)
+    (stack, _) = read_stacks(folder, QUICK)
+    weak = weakref.ref(stack.prepared(QUICK))
+    assert weak() is None
+
+
 def test_facts_are_there_without_the_voxels(folder):
     stack = read_stacks(folder, QUICK)[0]
     assert (stack.name, stack.shape, stack.dtype) == ("a", (32, 36, 40), np.uint16)
@@ -93,8 +118,8 @@ def test_run_all_prepares_and_estimates_each_volume_once_and_hashes_each_file_on
     found = read_stacks(folder, TINY)
     for stack in found:
         check.check_cell_size(stack.cell_size, TINY)
-    estimate.estimate_training(found, TINY)
-    estimate.measure_patch(found, TINY)
+    train.estimate_training(found, TINY)
+    train.measure_patch(found, TINY)
     train.train(found, tmp_path / "run", TINY)
     results = segment.segment(tmp_path / "run", found)
     results += segment.segment("none", found, out=tmp_path / "plain")
@@ -158,19 +183,8 @@ def test_a_voxel_size_that_is_assumed_is_replaced_by_that_of_the_training(tmp_pa
     image = make_example(shape=(24, 24, 24), n_cells=4)[0]
     tifffile.imwrite(tmp_path / "bare.tif", image)
     write_volume(tmp_path / "told.tif", image, voxel_size_um=(2, 1, 1))
-    found = read_stacks(tmp_path, QUICK, check=False).assume_voxel_size((3.0, 0.5, 0.5))
+    found = read_stacks(tmp_path, QUICK, check=False, trained_size_um=(3.0, 0.5, 0.5))
     assert [stack.voxel_size_um for stack in found] == [(3.0, 0.5, 0.5), (2, 1, 1)]
     assert found[0].voxel_size_source == "option"
     assert "given for the training" in found.findings[0][0].text
     assert read_stacks(tmp_path, QUICK, check=False)[0].words.endswith("µm (z, y, x) assumed")
-
-
-def test_a_volume_without_a_file_is_known_by_its_voxels():
-    from pathlib import Path
-
-    arrays = [np.full((8, 8, 8), value, np.uint8) for value in (1, 2)]
-    one, two = (
-        stacks.Stack(volumes.Volume(array, (1, 1, 1), "option", Path("in memory")))
-        for array in arrays
-    )
-    assert one.sha256 == one.sha256 != two.sha256

@@ -15,6 +15,9 @@ from wnet_nb.jobs.stacks import read_stacks
 TINY = config.preset(
     "scratch", base_channels=4, patch_size=16, epochs=2, patches_per_volume=2, batch_size=2
 )
+ESTIMATED = config.preset(
+    "scratch", base_channels=4, patch_size=16, patches_per_volume=4, batch_size=2
+)
 
 
 @pytest.fixture(autouse=True)
@@ -35,11 +38,11 @@ def test_three_lines_train_to_the_end(image, tmp_path):
 
 
 def test_an_observer_that_returns_true_stops_and_the_model_is_kept(image, tmp_path):
-    events = job.train_events(image, tmp_path / "run", TINY)
-    last = job.follow(events, lambda event: isinstance(event, StepEnd))
+    run = tmp_path / "run"
+    last = job.train(image, run, TINY, observe=lambda event: isinstance(event, StepEnd))
     assert isinstance(last, StepEnd)
-    assert (tmp_path / "run" / "weights.safetensors").exists()
-    assert (tmp_path / "run" / "report.html").exists()
+    assert (run / "weights.safetensors").exists()
+    assert (run / "report.html").exists()
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError])
@@ -55,11 +58,6 @@ def test_an_observer_that_raises_closes_the_training_and_frees_the_run(image, tm
     assert (run / "weights.safetensors").exists()
     lock_run(run).release()
     job.train(image, run, TINY, resume=True)
-
-
-def test_a_training_stopped_before_its_end_says_where_the_model_is(image, tmp_path):
-    with pytest.raises(UserError, match="run' keeps what was learned"):
-        job.train(image, tmp_path / "run", TINY, observe=lambda event: True)
 
 
 def test_validation_is_prepared_as_the_training_is(image, tmp_path, monkeypatch):
@@ -96,3 +94,47 @@ def test_a_volume_without_cells_is_remarked_when_the_training_starts(image, tmp_
 def test_there_is_nothing_to_train_on_without_volumes(tmp_path):
     with pytest.raises(UserError, match="holds no TIFF"):
         job.train(tmp_path, tmp_path / "run", TINY)
+
+
+@pytest.fixture(scope="module")
+def stacks(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    array, _ = make_example(shape=(48, 48, 48), n_cells=16, cell_radius_um=8.0)
+    write_volume(folder / "a.tif", array, voxel_size_um=(1, 1, 1))
+    return read_stacks(folder, ESTIMATED)
+
+
+def test_the_memory_is_that_of_the_plan_and_not_of_what_was_before(stacks):
+    before = np.ones(2**27, np.float64)  # a gigabyte, which the process held once
+    del before
+    found = job.estimate_training(stacks, ESTIMATED)
+    assert 0 < found.memory_gb < 0.9 < found.of_gb
+
+
+def test_the_time_grows_with_the_epochs_and_counts_saving(stacks, monkeypatch):
+    short, long = (
+        job.estimate_training(stacks, ESTIMATED.replace(epochs=n)).seconds for n in (2, 200)
+    )
+    assert 20 < long / short < 500
+    assert "saving included" in job.Estimate(100.0, 1.5, 16.0, 50, "CPU").words
+
+
+def test_an_estimate_leaves_nothing_behind(stacks, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    before = torch.random.get_rng_state()
+    job.estimate_training(stacks, ESTIMATED)
+    assert list(tmp_path.iterdir()) == []
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_the_preview_patch_is_measured_as_the_network_sees_it(stacks):
+    radius, size = job.measure_patch(stacks, ESTIMATED)
+    assert radius == stacks[0].cell_size.radius_um
+    assert size == tuple(float(factor) for factor in stacks[0].prepared(ESTIMATED).factors)
+    assert job.measure_patch(stacks, ESTIMATED.replace(cell_radius_um=3.0))[0] == 3.0
+
+
+@pytest.mark.parametrize("seconds, words", [(5, "5 s"), (600, "10 min"), (9000, "2.5 h")])
+def test_a_time_is_said_in_words(seconds, words):
+    assert job.duration(seconds) == words

@@ -80,8 +80,7 @@ def _show_result(result: Result) -> None:
         f"{result.name}: {count_in_words(facts)}; typical radius {facts['cell_radius_um']:.3g} µm, "
         f"{facts['seconds']:g} s"
     )
-    for text in (f"taken as cells: {facts['reason']}", *facts["remarks"]):
-        say(f"  {text}")
+    say(f"  taken as cells: {facts['reason']}")
     if scores := result.scores:
         which, f1 = _f1(scores["scores"])
         without = scores["baseline"] if facts["network_added"] else None

@@ -27,7 +27,7 @@ from wnet_nb.jobs.models import load_model
 from wnet_nb.jobs.run_folder import check_free, describe_stack, free_run, take_folder
 from wnet_nb.jobs.segment import read_for_model
 from wnet_nb.jobs.stacks import Stacks, read_stacks
-from wnet_nb.jobs.train import follow, train_events
+from wnet_nb.jobs.train import train as train_run
 
 Outcome = tuple[int, Any]  # exit status, and what --json prints
 LARGE_NETWORK = 32  # base channels that want a GPU
@@ -63,7 +63,7 @@ def train(options: Namespace) -> Outcome:
         remark("without a GPU the published network takes many hours; --preset quick takes minutes")
     stacks = read_stacks(options.path, settings, labels=options.labels, slices=options.slices)
     show_stacks(stacks.require())
-    status, result = _train(stacks, run, settings, options.preset, resume=options.resume)
+    status, result = _train(stacks, run, settings, resume=options.resume)
     if options.cellseg3d and (run / checkpoint.WEIGHTS).exists():
         model = checkpoint.load_checkpoint(run).model
         checkpoint.save_cellseg3d_weights(options.cellseg3d, model)
@@ -72,10 +72,7 @@ def train(options: Namespace) -> Outcome:
     return status, result | {"inputs": names, "skipped": _as_json(stacks.skipped)}
 
 
-def _train(
-    stacks: Stacks, run: Path, settings: Settings, preset: str | None, *, resume: bool = False
-) -> Outcome:
-    events = train_events(stacks, run, settings, resume=resume, preset=preset)
+def _train(stacks: Stacks, run: Path, settings: Settings, *, resume: bool = False) -> Outcome:
     bar = Progress("training", "steps")
     with stop_between_events() as stopped, contextlib.closing(bar):
 
@@ -84,7 +81,7 @@ def _train(
             return stopped.is_set()
 
         try:
-            last = follow(events, observe)
+            last = train_run(stacks, run, settings, resume=resume, observe=observe)
         except KeyboardInterrupt:  # the second one
             remark("broken off within a step")
             last = None
@@ -150,7 +147,7 @@ def demo(options: Namespace) -> Outcome:
     say("2. data check")
     show_stacks(stacks)
     say("3. training, without any labels")
-    status, trained = _train(stacks, run, settings, "quick")
+    status, trained = _train(stacks, run, settings)
     if status:
         return status, trained
     say("4. cells, and their scores against the truth, which the network has never seen")
@@ -208,8 +205,7 @@ def _settings(options: Namespace, run: Path | None = None) -> Settings:
     if options.settings:
         base = config.load_settings(options.settings)
     elif run is not None and not options.preset and run_files.is_run(run):
-        record = run_files.read_record(run)
-        base, options.preset = Settings(**record["options"]), record.get("preset")
+        base = Settings(**run_files.read_record(run)["options"])
     elif run is not None and not options.preset and not run.exists():
         runs = sorted(path.name for path in run.parent.glob("*") if run_files.is_run(path))
         raise UserError(

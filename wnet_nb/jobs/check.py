@@ -15,14 +15,13 @@ from skimage.filters import threshold_otsu
 
 from wnet_nb.cells.size import CellSize
 from wnet_nb.config import DEPTH_FACTOR, Settings
-from wnet_nb.data import Normalisation, fit_normalisation
+from wnet_nb.data import Normalisation, fit_normalisation, times
 from wnet_nb.errors import UserError
 from wnet_nb.files.volumes import Volume
 from wnet_nb.grid import thin_out
 
 SAMPLE_VOXELS = 1_000_000
-SATURATED_SHARE, PADDED_SHARE = 0.002, 0.3
-FEW_BRIGHT, MANY_BRIGHT = 0.001, 0.6
+SATURATED_SHARE, PADDED_SHARE, FEW_BRIGHT = 0.002, 0.3, 0.001
 VERY_BRIGHT = 50.0  # of 0-100
 NOISE_SHARE = 0.16  # standard deviation of the noise in cells, as a share of their contrast
 NOISE_SIGMA = 1.5  # voxels
@@ -46,53 +45,48 @@ class Finding:
     text: str
 
 
-def is_usable(findings: Sequence[Finding]) -> bool:
-    """Return whether no finding is an error."""
-    return all(finding.level != "error" for finding in findings)
-
-
 def looks_like_labels(array: np.ndarray) -> bool:
     """Return whether whole numbers (Z, Y, X) are labels or a mask: no noise, zero in between."""
-    share = _equal_neighbours(array)
-    return array.dtype.kind in "bui" and share is not None and share >= ALIKE
+    return array.dtype.kind in "bui" and _equal_neighbours(array) >= ALIKE
 
 
 def looks_like_image(array: np.ndarray) -> bool:
     """Return whether (Z, Y, X) is an image and no labels: most neighbouring voxels differ."""
-    share = _equal_neighbours(array)
-    return share is not None and share < UNLIKE
+    return _equal_neighbours(array) < UNLIKE
 
 
-def _equal_neighbours(array: np.ndarray) -> float | None:
-    """Return the share of equal pairs among neighbours that are not zero; None without any."""
-    planes = array[np.linspace(0, len(array) - 1, 17).astype(int)]
+def _equal_neighbours(array: np.ndarray) -> float:
+    """Return the share of equal pairs among neighbours that are not zero; NaN without any."""
+    planes = _some_planes(array, 17)
     pairs = (planes[..., 1:] != 0) & (planes[..., :-1] != 0)
     alike = (planes[..., 1:] == planes[..., :-1]) & pairs
-    return float(alike.sum() / pairs.sum()) if pairs.any() else None
+    return float(alike.sum() / pairs.sum()) if pairs.any() else np.nan
+
+
+def _some_planes(array: np.ndarray, n: int) -> np.ndarray:
+    return np.asarray(array[np.linspace(0, len(array) - 1, n).astype(int)])
 
 
 def check_volume(volume: Volume, settings: Settings) -> list[Finding]:
-    """Say what is wrong with a volume, or unsuitable for training; errors first.
+    """Say what is wrong with a volume, or unsuitable for training; an error stands alone.
 
-    Parameters
-    ----------
-    volume : Volume
-        As read; large volumes are looked at through a sample of their voxels.
-    settings : Settings
-        `patch_size`, `normalisation`, `intensity_sigma`.
+    Large volumes are looked at through a sample. Of the settings, `patch_size`, `normalisation`
+    and `intensity_sigma` matter.
     """
     array = volume.array
-    if min(array.shape) < DEPTH_FACTOR:
-        text = f"each axis needs at least {DEPTH_FACTOR}; take a larger volume"
-        size = " × ".join(map(str, array.shape))
-        return [Finding("error", f"it is {size} voxels (z, y, x) and {text}")]
     try:
+        if min(array.shape) < DEPTH_FACTOR:
+            raise UserError(
+                f"it is {times(array.shape)} voxels (z, y, x) and each axis needs at least "
+                f"{DEPTH_FACTOR}; take a larger volume"
+            )
         ranges = fit_normalisation(array, settings.normalisation, name=volume.name)
+        if ranges.high <= ranges.low:
+            raise UserError(
+                f"every voxel has the same value ({ranges.low:g}); export the file again"
+            )
     except UserError as error:
         return [Finding("error", str(error))]
-    if ranges.high <= ranges.low:
-        text = f"every voxel has the same value ({ranges.low:g}); export the file again"
-        return [Finding("error", text)]
     raw = thin_out(array, SAMPLE_VOXELS)
     sample = ranges.apply(raw)
     warnings = [
@@ -104,7 +98,7 @@ def check_volume(volume: Volume, settings: Settings) -> list[Finding]:
     ]
     return [
         *(Finding("warning", text) for text in warnings),
-        *read_remarks(volume),  # warnings or infos
+        *read_remarks(volume),
         *(Finding("info", text) for text in _check_grid(volume, settings)),
     ]
 
@@ -116,14 +110,14 @@ def _check_content(array: np.ndarray) -> Iterator[str]:
             "it looks like labels or a mask and not like an image, as neighbouring voxels are "
             "alike; name it like its image with _labels at the end, or keep it elsewhere"
         )
-    planes = np.asarray(array[np.linspace(0, len(array) - 1, 9).astype(int)])
-    if array.dtype.itemsize == 1 and array.dtype.kind in "ui":
-        jumps = np.abs(np.diff(planes.astype(np.int16), axis=2)) >= 128
-        if jumps.mean() > BYTE_JUMPS and not looks_like_labels(array):
+    elif array.dtype in (np.uint8, np.int8):
+        planes = _some_planes(array, 9).astype(np.int16)
+        jumps = float((np.abs(np.diff(planes, axis=2)) >= 128).mean())
+        if jumps > BYTE_JUMPS:
             yield (
-                f"{_percent(float(jumps.mean()))} of neighbouring voxels lie half of the 8-bit "
-                "range apart, as in noise, or in 16-bit values that were cut to 8 bit and wrapped "
-                "around; export it again as 16 bit, or scale it before converting"
+                f"{_percent(jumps)} of neighbouring voxels lie half of the 8-bit range apart, as "
+                "in noise, or in 16-bit values that were cut to 8 bit and wrapped around; export "
+                "it again as 16 bit, or scale it before converting"
             )
 
 
@@ -131,38 +125,35 @@ def _check_voxel_size(voxel_size_um: Sequence[float]) -> Iterator[str]:
     """Ask about a voxel size in another order than z, y, x, or in another unit than µm."""
     z, y, x = voxel_size_um
     if max(y, x) > UNEVEN * min(y, x):
+        hint = f" (voxel_size_um={x:g},{y:g},{y:g} if x came first)" if z == y else ""
         yield (
             f"voxels are {y:g} µm in y and {x:g} µm in x, which no microscope makes: is the order "
-            f"z,y,x right? (voxel_size_um={x:g},{y:g},{y:g} if x came first)"
-            if z == y
-            else f"voxels are {y:g} µm in y and {x:g} µm in x, which no microscope makes: give "
-            "voxel_size_um in the order z,y,x"
+            f"z,y,x right?{hint}"
         )
-    wide = "a cell 10 voxels across would be"
-    if min(voxel_size_um) > LARGEST_STEP_UM:
-        across = 10 * min(voxel_size_um)
-        yield f"{wide} {across:,.0f} µm wide: is the voxel size in nm? give voxel_size_um in µm"
-    if max(voxel_size_um) < SMALLEST_STEP_UM:
-        across = 10 * max(voxel_size_um)
-        yield f"{wide} {across:.2g} µm wide: is the voxel size in mm? give voxel_size_um in µm"
+    finest, coarsest = min(voxel_size_um), max(voxel_size_um)
+    if finest > LARGEST_STEP_UM or coarsest < SMALLEST_STEP_UM:
+        unit = "nm" if finest > LARGEST_STEP_UM else "mm"
+        yield (
+            f"a cell 10 voxels across would be {10 * finest:,g} µm wide: is the voxel size in "
+            f"{unit}? give voxel_size_um in µm"
+        )
 
 
 def _check_brightness(raw: np.ndarray, sample: np.ndarray) -> Iterator[str]:
-    low, high = raw.min(), raw.max()
-    saturated, padded = float((raw == high).mean()), float((raw == low).mean())
     # A value shared by so many voxels is the end of the camera's range, whatever the dtype.
+    saturated, padded = (raw == raw.max()).mean(), (raw == raw.min()).mean()
     if saturated > SATURATED_SHARE:
         yield (
-            f"{_percent(saturated)} of the voxels have the largest value ({high:g}): cells are "
-            "overexposed and may merge; lower the exposure or laser power next time"
+            f"{_percent(saturated)} of the voxels have the largest value ({raw.max():g}): cells "
+            "are overexposed and may merge; lower the exposure or laser power next time"
         )
     if padded > PADDED_SHARE:
         yield (
-            f"{_percent(padded)} of the voxels have the very lowest value ({low:g}): much of "
-            "the volume is empty or padded; crop it to the part with cells"
+            f"{_percent(padded)} of the voxels have the very lowest value ({raw.min():g}): much "
+            "of the volume is empty or padded; crop it to the part with cells"
         )
-    middle, top = np.percentile(sample, (50, 99.5))
-    if middle > 50 and top - middle < middle - np.percentile(sample, 0.5):
+    lowest, middle, top = np.percentile(sample, (0.5, 50, 99.5))
+    if middle > 50 and top - middle < middle - lowest:
         yield (
             "most voxels are bright and few are dark: if the cells are the dark ones, invert "
             "the image (Fiji: Edit > Invert), as cells must be brighter than the background"
@@ -171,18 +162,11 @@ def _check_brightness(raw: np.ndarray, sample: np.ndarray) -> Iterator[str]:
 
 def _check_regions(sample: np.ndarray, voxel_size_um: Sequence[float]) -> Iterator[str]:
     smooth = ndimage.gaussian_filter(sample, 1)
-    bright = smooth > threshold_otsu(smooth)
-    share = float(bright.mean())
+    share = float((smooth > threshold_otsu(smooth)).mean())
     if share < FEW_BRIGHT:
         yield (
             f"only {_percent(share)} of the voxels are bright: the volume is mostly empty; "
             "crop it to the part with cells"
-        )
-        return
-    if share > MANY_BRIGHT:
-        yield (
-            f"{_percent(share)} of the voxels are bright: hardly any background is left to "
-            "tell cells from; take a volume with both"
         )
         return
     # The sample is as coarse along each axis, so proportions hold without its step.
@@ -202,42 +186,36 @@ def _check_noise(array: np.ndarray, ranges: Normalisation, settings: Settings) -
     Light itself is noisy, so cells are noisier than the background; and noise must not raise the
     contrast that it is compared with: both are taken from smoothed planes.
     """
-    planes = np.linspace(0, len(array) - 1, 9).astype(int)
-    crop = ranges.apply(array[planes])  # (9, Y, X)
-    smooth = ndimage.gaussian_filter(crop, (0, NOISE_SIGMA, NOISE_SIGMA))
+    planes = ranges.apply(_some_planes(array, 9))
+    smooth = ndimage.gaussian_filter(planes, (0, NOISE_SIGMA, NOISE_SIGMA))
     bright = smooth[..., 1:] > np.percentile(smooth, 90)
-    steps = np.diff(crop, axis=2)[bright]
+    steps = np.diff(planes, axis=2)[bright]
     contrast = float(np.percentile(smooth, 99.5) - np.median(smooth))
     if contrast <= 0 or not steps.size:
         return
     share = 1.4826 * float(np.median(np.abs(steps))) / np.sqrt(2) / contrast
-    ready = settings.intensity_sigma >= 10  # set for noise already
-    if share < NOISE_SHARE * (READY_FOR_NOISE if ready else 1):
-        return
-    advice = f"raise intensity_sigma (now {settings.intensity_sigma:g}) to 10 or more"
-    yield (
-        f"it is noisy: from voxel to voxel, grey values jump by {_percent(share)} of the contrast "
-        "of the cells; " + ("denoise it or average more frames" if ready else advice)
-    )
+    advice, limit = "raise intensity_sigma (now {:g}) to 10 or more", NOISE_SHARE
+    if settings.intensity_sigma >= 10:  # set for noise already
+        advice, limit = "denoise it or average more frames", NOISE_SHARE * READY_FOR_NOISE
+    if share >= limit:
+        yield (
+            f"it is noisy: from voxel to voxel, grey values jump by {_percent(share)} of the "
+            f"contrast of the cells; {advice.format(settings.intensity_sigma)}"
+        )
 
 
 def _check_grid(volume: Volume, settings: Settings) -> Iterator[str]:
-    z, y, x = volume.voxel_size_um
-    high, wide = settings.patch_shape[1:]
-    ratio = z / min(y, x)
+    _, high, wide = patch = settings.patch_shape
+    ratio = volume.voxel_size_um[0] / min(volume.voxel_size_um[1:])
     if ratio > ANISOTROPY:
-        edge = max(DEPTH_FACTOR, round(high / ratio / 8) * 8)
+        edge = max(DEPTH_FACTOR, round(high / ratio / DEPTH_FACTOR) * DEPTH_FACTOR)
         yield (
             f"voxels are {ratio:.3g} times as long in z as in the plane; patches of equal edges "
             f"in µm would be patch_size={edge},{high},{wide}"
         )
-    sizes = zip("zyx", volume.shape, settings.patch_shape, strict=True)
-    small = [f"{axis} = {have}" for axis, have, want in sizes if have < want]
-    if small:
-        size = settings.patch_size
-        size = ",".join(map(str, size)) if isinstance(size, tuple) else size
+    if np.less(volume.shape, patch).any():
         yield (
-            f"it is smaller than patch_size={size} ({', '.join(small)}); patches are cut down or "
+            f"it is smaller than a patch of {times(patch)} voxels; patches are cut down or "
             "mirrored at the edge, which works if cells fit in"
         )
 
@@ -251,19 +229,14 @@ def read_remarks(volume: Volume) -> list[Finding]:
 def check_cell_size(found: CellSize | None, settings: Settings) -> Finding:
     """Say how large the cells seem to be, and whether a patch holds enough of them."""
     if found is None:
-        return Finding(
-            "warning",
-            "no cells stand out of the noise: is it the right channel? (if you know the cells, "
-            "give cell_radius_um)",
-        )
+        text = "no cells stand out of the noise: is it the right channel?"
+        return Finding("warning", f"{text} (if you know the cells, give cell_radius_um)")
     if found.spread > SPREAD:
         return Finding("info", "bright objects differ much in size; look at the cells found later")
     voxels = " × ".join(f"{length:.2g}" for length in found.radius_voxels)
     text = f"bright objects have a radius of about {found.radius_um:.3g} µm ({voxels} voxels)"
-    ratio = [n / r for n, r in zip(settings.patch_shape, found.radius_voxels, strict=True)]
-    if min(ratio) < 4:
-        text += ": a patch holds hardly one; raise patch_size or scale it down"
-        return Finding("warning", text)
+    if np.less(settings.patch_shape, 4 * np.array(found.radius_voxels)).any():
+        return Finding("warning", f"{text}, hardly one in a patch; raise patch_size or scale down")
     return Finding("info", f"{text}; is that a cell?")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,7 @@ from wnet_nb.figures import curves
 from wnet_nb.files.result import BASELINE_LABELS, LABELS, Result
 from wnet_nb.files.run_files import PREDICTIONS
 from wnet_nb.files.tables import read_points
-from wnet_nb.files.volumes import find_volumes
-from wnet_nb.jobs.truth import is_points, match_name, read_labels, says_truth
+from wnet_nb.jobs.truth import find_labels, is_points, read_labels
 
 
 @dataclass(frozen=True)
@@ -74,28 +73,35 @@ def evaluate(
     UserError
         If a file cannot be read, nothing matches, or two volumes differ in shape.
     """
-    return [
-        _evaluate_pair(name, found, true, radius_um, voxel_size_um)
-        for name, found, true in _pairs(Path(prediction), Path(truth))
-    ]
+    prediction, truth = Path(prediction), Path(truth)
+    if (prediction / LABELS).exists():
+        prediction = prediction / LABELS
+    elif (prediction / PREDICTIONS).is_dir():
+        prediction = prediction / PREDICTIONS
+    found, true = find_labels(prediction), find_labels(truth)
+    if truth.is_file() and len(found) == 1:
+        true = dict.fromkeys(found, truth)
+    names = [name for name in found if name in true]
+    if not names:
+        raise UserError(
+            f"nothing in '{prediction}' ({_some(found)}) has the name of a truth in '{truth}' "
+            f"({_some(true)}); name them alike, or give two files"
+        )
+    return [_score_pair(name, found[name], true[name], radius_um, voxel_size_um) for name in names]
+
+
+def _some(names: dict[str, Path]) -> str:
+    listed = ", ".join(list(names)[:3]) or "no label TIFFs"
+    return f"{listed}, …" if len(names) > 3 else listed
 
 
 def score(result: Result, truth: str | Path) -> Evaluation:
-    """Score a result and keep that in it, in place of earlier scores.
+    """Score a result against the truth of its volume; kept in it, in place of earlier scores.
 
-    Parameters
-    ----------
-    result : Result
-    truth : str or Path
-        True labels or points of its volume, or a folder in which they are named alike.
-
-    Raises
-    ------
-    UserError
-        As `evaluate`; also if there is no truth for this volume.
+    UserError as of `evaluate`.
     """
-    ((_, labels, true),) = _pairs(result.folder, Path(truth))
-    scored = _evaluate_pair(result.name, labels, true, None, None)
+    (scored,) = evaluate(result.folder, truth)
+    scored = replace(scored, name=result.name)
     png = None
     if isinstance(scored.scores, InstanceScores):
         figure = curves.plot_scores(scored.scores, scored.baseline, title=scored.name)
@@ -104,63 +110,21 @@ def score(result: Result, truth: str | Path) -> Evaluation:
     return scored
 
 
-def typical_radius_um(labels: np.ndarray, voxel_size_um: Sequence[float]) -> float:
-    """Return the radius in µm of the ball as large as the median cell; 0 without cells."""
-    sizes = np.bincount(labels[labels > 0].astype(np.int64))
-    sizes = sizes[sizes > 0]
-    if not sizes.size:
-        return 0.0
-    return float((3 * np.median(sizes) * math.prod(voxel_size_um) / (4 * math.pi)) ** (1 / 3))
-
-
-def _pairs(prediction: Path, truth: Path) -> list[tuple[str, Path, Path]]:
-    if not truth.exists():
-        raise UserError(f"'{truth}' does not exist; check the path")
-    if (prediction / LABELS).exists():
-        prediction = prediction / LABELS
-    if truth.is_file() and (prediction.is_file() or not prediction.exists()):
-        return [(match_name(prediction), prediction, truth)]
-    found, true = _results(prediction), _results(truth)
-    if truth.is_file() and len(found) == 1:
-        return [(*next(iter(found.items())), truth)]
-    names = [name for name in found if name in true]
-    if not names:
-        raise UserError(
-            f"nothing in '{prediction}' ({_some(found)}) has the name of a truth in '{truth}' "
-            f"({_some(true)}); name them alike, or give two files"
-        )
-    return [(name, found[name], true[name]) for name in names]
-
-
-def _results(path: Path) -> dict[str, Path]:
-    """Return the label images and points at a path, by their common name."""
-    if path.is_dir() and (path / PREDICTIONS).is_dir():
-        path = path / PREDICTIONS
-    files = list(find_volumes(path).paths)
-    if path.is_dir():
-        files += sorted(path.glob("*.csv")) + sorted(path.glob(f"[!.]*/{LABELS}"))
-        said = [file for file in files if says_truth(file)]
-        files = said or files  # images often lie beside their labels
-    return {match_name(file): file for file in files}
-
-
-def _some(names: dict[str, Path]) -> str:
-    listed = list(names)[:3]
-    return ", ".join(listed) + (", …" if len(names) > 3 else "") if listed else "no label TIFFs"
-
-
-def _evaluate_pair(name, prediction: Path, truth: Path, radius_um, voxel_size_um) -> Evaluation:
+def _score_pair(
+    name: str,
+    prediction: Path,
+    truth: Path,
+    radius_um: float | None,
+    voxel_size_um: Sequence[float] | None,
+) -> Evaluation:
     labels = read_labels(prediction, voxel_size_um)
-    arrays = [labels.array, None]
-    beside = prediction.with_name(BASELINE_LABELS)
-    if prediction.name == LABELS and beside.exists():
-        arrays[1] = read_labels(beside).array
     if is_points(truth):
-        points, size, overlap = read_points(truth), labels.voxel_size_um, None
-        radius = radius_um or typical_radius_um(labels.array, size)
+        size, overlap = labels.voxel_size_um, None
+        radius = radius_um or _median_radius_um(labels.array, size)
         if radius <= 0:
             raise UserError(f"'{prediction}' holds no cells to take a radius from; give the radius")
-        score = partial(match_points, points=points, radius_um=radius, voxel_size_um=size)
+        points = read_points(truth)
+        match = partial(match_points, points=points, radius_um=radius, voxel_size_um=size)
     else:
         true = read_labels(truth).array
         if true.shape != labels.shape:
@@ -168,6 +132,17 @@ def _evaluate_pair(name, prediction: Path, truth: Path, radius_um, voxel_size_um
                 f"'{prediction}' is {labels.shape} voxels and '{truth}' {true.shape}; give two "
                 "label images of the same volume"
             )
-        overlap, score = float(dice(labels.array, true)), partial(match_instances, truth=true)
-    scores = [None if array is None else score(array) for array in arrays]
-    return Evaluation(name, prediction, truth, overlap, *scores)
+        overlap, match = float(dice(labels.array, true)), partial(match_instances, truth=true)
+    beside, baseline = prediction.with_name(BASELINE_LABELS), None
+    if prediction.name == LABELS and beside.exists():
+        baseline = match(read_labels(beside).array)
+    return Evaluation(name, prediction, truth, overlap, match(labels.array), baseline)
+
+
+def _median_radius_um(labels: np.ndarray, voxel_size_um: Sequence[float]) -> float:
+    """Return the radius in µm of the ball as large as the median cell; 0 without cells."""
+    sizes = np.bincount(labels[labels > 0].astype(np.int64))
+    sizes = sizes[sizes > 0]
+    if not sizes.size:
+        return 0.0
+    return float((3 * np.median(sizes) * math.prod(voxel_size_um) / (4 * math.pi)) ** (1 / 3))

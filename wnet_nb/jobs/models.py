@@ -1,4 +1,7 @@
-"""Which network to segment with or to start from: a run, a weights file, or one of three words."""
+"""Networks by name, a run, a weights file or one of three words, and the cells they lead to.
+
+Without a network, the word `none`, a threshold takes its place and the steps are the same.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +9,27 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
+from skimage.filters import threshold_otsu
 
 from wnet_nb import checkpoint
-from wnet_nb.checkpoint import STARTER, STARTER_FILE, Checkpoint
-from wnet_nb.config import preset
+from wnet_nb.cells.outlines import Instances, segment_instances
+from wnet_nb.cells.size import CellSize
+from wnet_nb.checkpoint import Checkpoint
+from wnet_nb.config import Settings, preset
+from wnet_nb.data import Prepared
 from wnet_nb.device import choose_device
 from wnet_nb.errors import UserError
 from wnet_nb.files.published import PUBLISHED, fetch_published
+from wnet_nb.grid import enlarge
+from wnet_nb.inference import predict_probabilities
+from wnet_nb.jobs.stacks import Stack
 
+STARTER = "starter"
+STARTER_FILE = Path(checkpoint.__file__).with_name("starter.safetensors")  # its card is beside it
 NONE = "none"
 NONE_PRESET = "scratch"  # how a volume is prepared where there is no network
-
-Progress = Callable[[int, int], None]
 
 
 def is_word(source: str | Path) -> bool:
@@ -26,14 +37,8 @@ def is_word(source: str | Path) -> bool:
     return str(source) in (STARTER, PUBLISHED, NONE) and not Path(source).exists()
 
 
-def find_weights(source: str | Path, *, progress: Progress | None = None) -> Path:
-    """Return the weights file that ``starter`` or ``published`` stands for; any path as it is.
-
-    Raises
-    ------
-    UserError
-        If there are no such weights, or they cannot be fetched.
-    """
+def find_weights(source: str | Path, *, progress: Callable[[int, int], None] | None = None) -> Path:
+    """Return the weights file that ``starter`` or ``published`` stands for; any path as it is."""
     if not is_word(source):
         return Path(source)
     if str(source) == PUBLISHED:
@@ -43,7 +48,21 @@ def find_weights(source: str | Path, *, progress: Progress | None = None) -> Pat
     raise UserError("the word none stands for no network, so there are no weights to start from")
 
 
-def load_model(source: str | Path | Checkpoint, *, progress: Progress | None = None) -> Checkpoint:
+def with_weights(settings: Settings) -> Settings:
+    """Return settings that start from a file, where they start from what a word stands for."""
+    if settings.start_from is None:
+        return settings
+    return settings.replace(start_from=str(find_weights(settings.start_from)))
+
+
+def no_network(cell_radius_um: float | None = None) -> Checkpoint:
+    """Return what the word ``none`` stands for, for cells of a radius that is known or found."""
+    return Checkpoint(None, preset(NONE_PRESET, cell_radius_um=cell_radius_um), source=Path(NONE))
+
+
+def load_model(
+    source: str | Path | Checkpoint, *, progress: Callable[[int, int], None] | None = None
+) -> Checkpoint:
     """Return a model that is ready to segment.
 
     Parameters
@@ -57,13 +76,71 @@ def load_model(source: str | Path | Checkpoint, *, progress: Progress | None = N
     """
     if isinstance(source, Checkpoint):
         return source
-    if str(source) == NONE and is_word(source):
-        return Checkpoint(None, preset(NONE_PRESET), source=Path(NONE))
+    word = is_word(source)
+    if word and str(source) == NONE:
+        return no_network()
     model = checkpoint.load_checkpoint(find_weights(source, progress=progress))
-    if is_word(source):
-        model = replace(model, source=Path(source))  # the word means the same on any computer
     device = choose_device()
     # Channels last is a quarter quicker on a CPU, and alike to the sixth digit.
     layout = torch.channels_last_3d if device == "cpu" else torch.preserve_format
     model.model.to(device, memory_format=layout)
-    return model
+    return replace(model, source=Path(source)) if word else model  # a word holds on any computer
+
+
+def predict_classes(
+    prepared: Prepared,
+    model: Checkpoint,
+    settings: Settings,
+    *,
+    out: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> np.ndarray:
+    """Return class probabilities (K, Z, Y, X) float32, of a network also in a new file `out`.
+
+    Without a network, the one class is what is brighter than Otsu's threshold.
+    """
+    if model.model is not None:
+        return predict_probabilities(
+            model.model,
+            prepared,
+            tile_size=settings.tile_size,
+            flips=settings.flips,
+            precision=settings.precision,
+            out=out,
+            progress=progress,
+        )
+    brightness = prepared.normalisation.apply(prepared.array)
+    bright = (brightness > threshold_otsu(brightness)).astype(np.float32)
+    return enlarge(bright, prepared.shape, prepared.factors)[np.newaxis]
+
+
+def find_cells(
+    probabilities: np.ndarray,
+    image: np.ndarray,
+    stack: Stack,
+    model: Checkpoint,
+    settings: Settings,
+    *,
+    cell_radius_um: float | CellSize | None,
+) -> Instances:
+    """Return the cells in an image (Z, Y, X), which is a stack or a part of it.
+
+    `settings` are those of the network also where `model` stands for the same steps without it.
+    """
+    classes, core, boundary = settings.foreground_classes, settings.core_class, settings.boundary
+    if model.model is None:
+        # Of a network that knows the core, the boundary is a probability and no brightness.
+        classes, core, boundary = (0,), None, boundary if core is None else None
+    cells = segment_instances(
+        probabilities,
+        image,
+        voxel_size_um=stack.voxel_size_um,
+        cell_radius_um=cell_radius_um,
+        foreground_classes=classes,
+        core_class=core,
+        boundary=boundary,
+        minimum_size=settings.minimum_size,
+    )
+    if model.model is not None:
+        return cells
+    return replace(cells, reason="what is brighter than Otsu's threshold of the prepared image")

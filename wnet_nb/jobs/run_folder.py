@@ -1,7 +1,8 @@
 """The run folder: made or opened by one training at a time, and filled while it goes on.
 
 Each file is replaced as a whole, so a lost browser, a crash or a full disk leaves the last good
-one. Full states and weights are written by `training.fit`; the rest by `RunRecorder`.
+one. Full states and weights are written by `training.fit`; the rest by `RunRecorder`. Two tables
+join the results in a folder.
 """
 
 from __future__ import annotations
@@ -10,22 +11,24 @@ import csv
 import json
 import platform
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from importlib.metadata import version
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from filelock import FileLock, Timeout
 
 import wnet_nb
-from wnet_nb.config import DEFAULTS, PRESETS, Settings, names_with
-from wnet_nb.data import Prepared
+from wnet_nb.config import PRESETS, Settings, names_with, preset
 from wnet_nb.errors import UserError
 from wnet_nb.events import EpochEnd, Event, Started
 from wnet_nb.figures import overlay
+from wnet_nb.files.result import Result
 from wnet_nb.files.run_files import (
+    ALL_CELLS,
+    ALL_VOLUMES,
     HISTORY,
     HISTORY_COLUMNS,
     PREVIEWS,
@@ -44,17 +47,11 @@ LIBRARIES = ("torch", "numpy", "scipy", "scikit-image", "tifffile", "safetensors
 
 
 def check_free(path: str | Path) -> None:
-    """Check that a run folder can be made.
-
-    Raises
-    ------
-    UserError
-        If the path is a file, or a folder with anything in it: a run is never overwritten.
-    """
+    """Raise UserError if a path is a file, or a folder with anything in it."""
     path = Path(path)
     if path.exists() and not path.is_dir():
         raise UserError(f"'{path}' is a file; give a new folder for the run")
-    if not _is_empty(path):
+    if path.exists() and any(entry.name != LOCK for entry in path.iterdir()):
         advice = "go on with it (--resume)" if is_run(path) else "empty it yourself"
         raise UserError(
             f"'{path}' is not empty and a run is never overwritten; choose another folder, or "
@@ -62,22 +59,17 @@ def check_free(path: str | Path) -> None:
         )
 
 
-def _is_empty(path: Path) -> bool:
-    return not path.exists() or all(entry.name == LOCK for entry in path.iterdir())
-
-
 def take_folder(path: str | Path, *, resume: bool = False) -> Path:
     """Make the folder of a run, or take an empty one; with `resume`, also one with a run in it.
 
-    Raises
-    ------
-    UserError
-        If there is anything else; see `check_free`.
+    UserError if there is anything else.
     """
     path = Path(path)
-    if not resume or path.is_file():
+    try:
         check_free(path)
-    elif not _is_empty(path):
+    except UserError:
+        if not resume or path.is_file():
+            raise
         read_record(path)  # says what is wrong if it is no run
     path.mkdir(parents=True, exist_ok=True)
     return path
@@ -95,10 +87,7 @@ def free_run(folder: str | Path, name: str) -> Path:
 def lock_run(run: Path) -> FileLock:
     """Take the right to train in a run folder until the lock is released, or the process ends.
 
-    Raises
-    ------
-    UserError
-        If another training has it, here or in another process.
+    UserError if another training has it, here or in another process.
     """
     lock = FileLock(run / LOCK, thread_local=False)  # a notebook trains in more than one thread
     try:
@@ -113,37 +102,30 @@ def lock_run(run: Path) -> FileLock:
     return lock
 
 
-def check_same(path: Path, settings: Settings, stacks: Sequence[Stack]) -> None:
+def check_same(run: Path, settings: Settings, stacks: Sequence[Stack]) -> None:
     """Check that a run can go on with these settings and volumes; a new one can with any.
 
-    Raises
-    ------
-    UserError
-        If the run was made with other options or volumes. Options that may change while it trains
-        may differ, and those that do not affect it.
+    UserError if volumes differ, or options that affect the training and may not change live.
     """
-    if not is_run(path):
+    if not is_run(run):
         return
-    record = read_record(path)
-    options = Settings(**record["options"])
-    fixed = set(names_with("training")) - set(names_with("live"))
+    record = read_record(run)
+    was, now = record["options"], settings.as_dict()
+    fixed = [name for name in names_with("training") if name not in names_with("live")]
     changed = [
-        f"{name} was {getattr(options, name)} and is now {getattr(settings, name)}"
-        for name in DEFAULTS
-        if name in fixed and getattr(options, name) != getattr(settings, name)
+        f"{name} was {was[name]} and is now {now[name]}" for name in fixed if was[name] != now[name]
     ]
     if changed:
         raise UserError(
-            f"'{path}' cannot go on with other options: {'; '.join(changed)}; leave them as they "
+            f"'{run}' cannot go on with other options: {'; '.join(changed)}; leave them as they "
             "were, or start a new run"
         )
-    before = {item["file"]: item["sha256"] for item in record.get("inputs", [])}
-    now = {stack.source.name: stack.sha256 for stack in stacks}
-    if before != now:
-        other = sorted(n for n in before.keys() | now.keys() if before.get(n) != now.get(n))
+    before = {(item["file"], item["sha256"]) for item in record.get("inputs", [])}
+    other = before ^ {(stack.source.name, stack.sha256) for stack in stacks}
+    if other:
         raise UserError(
-            f"'{path}' was trained on other volumes: '{other[0]}' was added, removed or changed; "
-            "give the same ones, or start a new run"
+            f"'{run}' was trained on other volumes: '{min(other)[0]}' was added, removed or "
+            "changed; give the same ones, or start a new run"
         )
 
 
@@ -152,90 +134,70 @@ def nearest_preset(settings: Settings) -> str:
     now = settings.as_dict()
 
     def distance(name: str) -> int:
-        begun = Settings(**PRESETS[name]).as_dict()
+        begun = preset(name).as_dict()
         return sum(now[option] != begun[option] for option in begun)
 
     return min(PRESETS, key=distance)
 
 
 class RunRecorder:
-    """Writes a training's events to its run folder; call it with every event.
+    """Writes the events of a training on `stacks` to its run folder; call it with every event.
 
-    Parameters
-    ----------
-    run : Path
-        From `take_folder`.
-    settings : Settings
-        As the training starts; changes made while it runs are in ``history.csv``.
-    stacks : sequence of Stack
-        What it trains on.
-    preset : str, optional
-        Name of the preset the settings come from; the nearest one if not given.
+    `settings` are those at the start; changes made while it runs are in ``history.csv``.
     """
 
-    def __init__(
-        self,
-        run: Path,
-        settings: Settings,
-        stacks: Sequence[Stack],
-        *,
-        preset: str | None = None,
-    ) -> None:
-        self.run, self.settings = run, settings
-        self.preset = preset or nearest_preset(settings)
-        prepared = [stack.prepared(settings) for stack in stacks]
-        self.inputs = [
-            describe_stack(stack) | describe_preparation(one)
-            for stack, one in zip(stacks, prepared, strict=True)
-        ]
-        self.history: list[dict[str, Any]] = []
-        self.voxel_size_um = None  # of the preview, which is as the network takes the volume
+    def __init__(self, run: Path, settings: Settings, stacks: Sequence[Stack]) -> None:
+        self.run, self.settings, self._stacks = run, settings, stacks
+        self._history: list[dict[str, Any]] = []
+        self._voxel_size_um = None  # of the preview
         if stacks[0].voxel_size_source != "assumed":
-            pairs = zip(stacks[0].voxel_size_um, prepared[0].factors, strict=True)
-            self.voxel_size_um = tuple(size * factor for size, factor in pairs)
+            self._voxel_size_um = stacks[0].prepared_voxel_size(settings)
 
     def __call__(self, event: Event) -> None:
         """Write what the event brings."""
         if isinstance(event, Started):
-            self.history = [dict(row) for row in event.history]
+            self._history = [dict(row) for row in event.history]
             self._write_settings(event)
-            self._write_history()
+            replace_table(self.run / HISTORY, HISTORY_COLUMNS, self._history)
         elif isinstance(event, EpochEnd):
-            self.history.append(dict(event.row))
-            self._write_history()
+            self._history.append(dict(event.row))
+            replace_table(self.run / HISTORY, HISTORY_COLUMNS, self._history)
             self._write_pictures(event)
             if event.validation_dice is not None:
-                self._write_validation(event.epoch, event.validation_dice)
+                rows = [*read_validation(self.run), (event.epoch, event.validation_dice)]
+                scores = {epoch: dice for epoch, dice in rows if epoch <= event.epoch}
+                table = [{"epoch": epoch, "dice": dice} for epoch, dice in scores.items()]
+                replace_table(self.run / VALIDATION, ("epoch", "dice"), table)
 
     def _write_settings(self, started: Started) -> None:
+        now = datetime.now().astimezone().isoformat(timespec="seconds")
         record = {
             "options": self.settings.as_dict(),
-            "preset": self.preset,
+            "preset": nearest_preset(self.settings),
             "seed": self.settings.seed,
-            "inputs": self.inputs,
+            "inputs": [self._describe_input(stack) for stack in self._stacks],
             "patch_shape": list(started.patch_shape),
             "parameters": started.parameters,
             "device": started.device,
             "precision": started.precision,
             "versions": versions(),
-            "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+            "started": now,
         }
         if is_run(self.run):  # when the run began stays known
-            record["resumed"] = record["started"]
-            record["started"] = read_record(self.run).get("started")
+            record |= {"started": read_record(self.run).get("started"), "resumed": now}
         self._write(SETTINGS, json.dumps(record, indent=2, ensure_ascii=False).encode())
 
-    def _write_history(self) -> None:
-        self._write(HISTORY, _as_csv(HISTORY_COLUMNS, self.history))
-
-    def _write_validation(self, epoch: int, dice: float) -> None:
-        before = [row for row in read_validation(self.run) if row[0] < epoch]
-        rows = [{"epoch": at, "dice": score} for at, score in [*before, (epoch, dice)]]
-        self._write(VALIDATION, _as_csv(("epoch", "dice"), rows))
+    def _describe_input(self, stack: Stack) -> dict[str, Any]:
+        prepared = stack.prepared(self.settings)
+        return describe_stack(stack) | {
+            "normalisation": vars(prepared.normalisation),
+            "averaged_voxels": list(prepared.factors),
+            "cell_radius_um": prepared.cell_radius_um,  # None where none was needed or found
+        }
 
     def _write_pictures(self, event: EpochEnd) -> None:
-        size, epochs = self.voxel_size_um, self.settings.epochs
-        png = overlay.progress_png(self.history, event.preview, voxel_size_um=size, epochs=epochs)
+        size, epochs = self._voxel_size_um, self.settings.epochs
+        png = overlay.progress_png(self._history, event.preview, voxel_size_um=size, epochs=epochs)
         self._write(PROGRESS, png)
         png = overlay.preview_png(event.preview, voxel_size_um=size, title=f"Epoch {event.epoch}")
         self._write(f"{PREVIEWS}/epoch-{event.epoch:04d}.png", png)
@@ -247,7 +209,7 @@ class RunRecorder:
 
 
 def describe_stack(stack: Stack) -> dict[str, Any]:
-    """Return what ``settings.json`` says about a volume as it was read, as JSON values."""
+    """Return what ``settings.json`` and ``result.json`` say about a volume, as JSON values."""
     return {
         "name": stack.name,
         "file": stack.source.name,
@@ -261,27 +223,55 @@ def describe_stack(stack: Stack) -> dict[str, Any]:
     }
 
 
-def describe_preparation(prepared: Prepared) -> dict[str, Any]:
-    """Return what ``settings.json`` says about how a volume was prepared, as JSON values.
-
-    ``cell_radius_um`` is None where none was needed or found.
-    """
-    return {
-        "normalisation": vars(prepared.normalisation),
-        "averaged_voxels": list(prepared.factors),
-        "cell_radius_um": prepared.cell_radius_um,
-    }
-
-
 def versions() -> dict[str, str]:
     """Return the versions that a result depends on."""
     found = {"wnet_nb": wnet_nb.__version__, "python": platform.python_version()}
     return found | {name: version(name) for name in LIBRARIES}
 
 
-def _as_csv(columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> bytes:
-    buffer = StringIO()
-    writer = csv.DictWriter(buffer, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return buffer.getvalue().encode()
+def replace_table(
+    path: Path, columns: Collection[str], rows: Sequence[Mapping[str, object]]
+) -> None:
+    """Write rows as CSV, in place of an earlier table; what a row lacks is empty."""
+
+    def write(part: Path) -> None:
+        with part.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, columns, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+
+    write_whole(path, write)
+
+
+def write_tables(folder: Path) -> None:
+    """Write cells.csv and volumes.csv from the newest result of each volume in a folder.
+
+    Earlier ones are replaced. A result whose own table cannot be read is left out with a warning.
+    """
+    newest = {result.facts.get("sha256"): result for result in Result.find_in(folder)}
+    cells, volumes = [], []
+    for result in sorted(newest.values(), key=lambda one: one.name):
+        try:
+            volumes.append(_describe(result))
+            cells += [{"volume": result.name} | row for row in result.cells_as_text()]
+        except UserError as error:
+            warnings.warn(f"{ALL_CELLS} goes without '{result.name}': {error}", stacklevel=2)
+    for name, rows in ((ALL_CELLS, cells), (ALL_VOLUMES, volumes)):
+        columns = dict.fromkeys(column for row in rows for column in row) or ("volume",)
+        replace_table(folder / name, columns, rows)
+
+
+def _describe(result: Result) -> dict[str, object]:
+    facts, scores = result.facts, (result.scores or {}).get("scores", {})
+    sizes = [cell["volume_um3"] for cell in result.cells()]
+    f1 = scores.get("mean_f1", scores.get("f1"))
+    return {
+        "volume": result.name,
+        "folder": result.folder.name,
+        "cells": facts["count"],
+        "cells_cut_by_edge": facts.get("cut_by_edge"),
+        "cells_without_network": facts.get("baseline_count"),
+        "cell_radius_um": f"{facts['cell_radius_um']:.4g}",
+        "median_volume_um3": f"{np.median(sizes):.4g}" if sizes else "",
+        "f1": "" if f1 is None else f"{f1:.4f}",
+    }

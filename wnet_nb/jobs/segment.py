@@ -11,11 +11,15 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from wnet_nb.cells.measure import measure_cells
-from wnet_nb.cells.outlines import Instances, segment_instances
+from wnet_nb.cells.outlines import Instances
+from wnet_nb.cells.scores import match_instances
 from wnet_nb.cells.size import CellSize
 from wnet_nb.checkpoint import Checkpoint
 from wnet_nb.config import OPTIONS, Settings, names_with
@@ -23,16 +27,14 @@ from wnet_nb.errors import UserError
 from wnet_nb.figures import overlay, report
 from wnet_nb.files.result import Result
 from wnet_nb.files.run_files import PREDICTIONS, is_run
-from wnet_nb.jobs.class_map import NetworkMap, OtsuMap, class_map
 from wnet_nb.jobs.evaluate import score
-from wnet_nb.jobs.models import load_model
-from wnet_nb.jobs.network_added import compare, network_in_words
-from wnet_nb.jobs.run_folder import describe_stack, versions
+from wnet_nb.jobs.models import find_cells, load_model, no_network, predict_classes
+from wnet_nb.jobs.run_folder import describe_stack, versions, write_tables
 from wnet_nb.jobs.stacks import Stack, Stacks, read_stacks
-from wnet_nb.jobs.tables import write_tables
 from wnet_nb.jobs.truth import known_truth
 
 IN_MEMORY_VALUES = 2**25  # class probabilities kept in memory (128 MB); more go through a file
+SAME_IOU = 0.5  # cells with and without the network are the same from this overlap
 
 
 @dataclass(frozen=True)
@@ -48,9 +50,6 @@ class Progress:
     failed: str = ""
 
 
-Observer = Callable[[Progress], bool | None]
-
-
 class _StoppedError(Exception):
     """The observer wants the segmentation to end."""
 
@@ -60,7 +59,7 @@ def segment(
     data: str | Path | Stacks,
     *,
     out: str | Path | None = None,
-    observe: Observer | None = None,
+    observe: Callable[[Progress], bool | None] | None = None,
     **changes: Any,
 ) -> list[Result]:
     """Segment every volume of a file or folder.
@@ -72,7 +71,7 @@ def segment(
     data : path or Stacks
         A TIFF or a folder of TIFFs, or what `read_stacks` made of it.
     out : str or Path, optional
-        Where the folders of results go; the run's ``predictions`` if not given.
+        Where the folders of results go; ``predictions`` in the run, or else here, if not given.
     observe : callable, optional
         Called with every `Progress`; ends the segmentation by returning True.
     **changes
@@ -91,12 +90,12 @@ def segment(
     loaded = load_model(model)
     settings = segment_settings(loaded, changes)
     stacks = data if isinstance(data, Stacks) else read_for_model(data, loaded, changes)
-    folder = Path(out) if out else default_out(loaded)
+    run = loaded.source.parent
+    folder = Path(out) if out else (run if is_run(run) else Path()) / PREDICTIONS
     done, failures = [], []
     try:
         for number, stack in enumerate(stacks.require(), start=1):
-            place = {"name": stack.name, "number": number, "of_volumes": len(stacks)}
-            tell = _teller(observe, place)
+            tell = partial(_tell, observe, Progress(stack.name, number, len(stacks)))
             try:
                 tell()
                 done.append(_segment_one(stack, loaded, settings, folder, tell))
@@ -118,13 +117,12 @@ def segment(
     return done
 
 
-def _teller(observe: Observer | None, place: Mapping[str, Any]) -> Callable[..., None]:
-    def tell(**news: Any) -> None:
-        progress = Progress(**place, **news)
-        if observe is not None and observe(progress) and progress.result is None:
-            raise _StoppedError
-
-    return tell
+def _tell(
+    observe: Callable[[Progress], bool | None] | None, progress: Progress, **news: Any
+) -> None:
+    progress = replace(progress, **news)
+    if observe is not None and observe(progress) and progress.result is None:
+        raise _StoppedError
 
 
 def segment_settings(model: Checkpoint, changes: Mapping[str, Any]) -> Settings:
@@ -147,20 +145,19 @@ def read_for_model(
     labels: str | Path | None = None,
     slices: bool = False,
 ) -> Stacks:
-    """Read volumes to segment; a file without voxel size takes the one the model was trained with.
+    """Read volumes to segment; a file without voxel size takes the one of the training.
 
     A size in `changes` replaces what the files state.
     """
-    size = changes.get("voxel_size_um")
-    settings = segment_settings(model, changes).replace(voxel_size_um=size)
-    stacks = read_stacks(path, settings, labels=labels, slices=slices, check=False)
-    return stacks if size else stacks.assume_voxel_size(model.settings.voxel_size_um)
-
-
-def default_out(model: Checkpoint) -> Path:
-    """Return ``predictions`` in the run that a model lies in, else in the current folder."""
-    run = model.source.parent
-    return (run if is_run(run) else Path()) / PREDICTIONS
+    settings = segment_settings(model, changes)
+    return read_stacks(
+        path,
+        settings.replace(voxel_size_um=changes.get("voxel_size_um")),
+        labels=labels,
+        slices=slices,
+        check=False,
+        trained_size_um=model.settings.voxel_size_um,
+    )
 
 
 def _segment_one(
@@ -172,10 +169,9 @@ def _segment_one(
 ) -> Result:
     """Write one result; its folder appears when it is complete, and is scored if truth is known."""
     began, size = time.perf_counter(), stack.voxel_size_um
-    radius = settings.cell_radius_um or stack.cell_size or model.settings.cell_radius_um
+    radius = settings.cell_radius_um or stack.cell_size
     with Result.write_new(out, stack.name) as result:
-        source = class_map(stack, model, settings, tell)
-        cells = _find_cells(stack, settings, radius, source, result.folder)
+        cells = _find_cells(stack, model, settings, radius, result.folder, tell)
         result.write_labels(cells.labels, size)
         result.write_foreground(cells.foreground, size)
         table = measure_cells(cells.labels, stack.array, voxel_size_um=size)
@@ -184,93 +180,100 @@ def _segment_one(
         facts["cut_by_edge"] = int(table["touches_border"].sum())
         labels, radius = cells.labels, cells.cell_size
         del cells, table  # the foreground is written; the comparison needs the room
-        if model.model is None:
-            baseline, facts["network_added"] = labels, None
-        else:
-            source = OtsuMap(stack, model, settings)
-            baseline = _find_cells(stack, settings, radius, source, result.folder).labels
-            facts["network_added"] = compare(labels, baseline)
+        baseline, without, facts["network_added"] = labels, None, None
+        if model.model is not None:
+            plain = no_network(model.settings.cell_radius_um)
+            baseline = _find_cells(stack, plain, settings, radius, result.folder).labels
+            without, facts["network_added"] = baseline, compare(labels, baseline)
         result.write_baseline_labels(baseline, size)
         facts["baseline_count"] = int(baseline.max(initial=0))
-        without = None if model.model is None else baseline
         png = overlay.overlay_png(stack.array, labels, without, voxel_size_um=size, name=stack.name)
         result.write_overlay(png)
         result.write_projections(overlay.projections_png(labels, size))
         facts["seconds"] = round(time.perf_counter() - began, 1)
         result.write_facts(facts)
-    _score(result, stack)
+    truth = stack.truth_file or known_truth(out, stack.sha256)
+    if truth is not None:
+        try:
+            score(result, truth)
+        except UserError as error:
+            warnings.warn(f"'{stack.name}' has no scores: {error}", stacklevel=2)
     return result
 
 
 def _find_cells(
     stack: Stack,
+    model: Checkpoint,
     settings: Settings,
     radius: float | CellSize | None,
-    source: NetworkMap | OtsuMap,
     folder: Path,
+    tell: Callable[..., None] = lambda **_: None,
 ) -> Instances:
-    """Return the cells that one source of class probabilities leads to; the steps are the same."""
-    ranges = source.prepared.normalisation
-    if ranges.high <= ranges.low:
+    """Return the cells of a whole volume; large probabilities go through a file in `folder`."""
+    # As the training had it: a radius given afterwards splits cells, and changes no class map.
+    prepared = stack.prepared(model.settings, otherwise_radius_um=settings.cell_radius_um)
+    if prepared.normalisation.high <= prepared.normalisation.low:
         raise UserError(f"'{stack.name}' has the same value everywhere")
     large = stack.array.size * settings.n_classes > IN_MEMORY_VALUES
     with tempfile.TemporaryDirectory(dir=folder, prefix=".") as scratch:
-        probabilities = source.predict(Path(scratch) / "probabilities.npy" if large else None)
-        source.prepared = None  # as large as the volume, and no longer needed
-        cells = segment_instances(
-            probabilities,
-            stack.array,
-            voxel_size_um=stack.voxel_size_um,
-            cell_radius_um=radius,
-            foreground_classes=source.foreground_classes,
-            core_class=source.core_class,
-            boundary=source.boundary,
-            minimum_size=settings.minimum_size,
+        probabilities = predict_classes(
+            prepared,
+            model,
+            settings,
+            out=Path(scratch) / "probabilities.npy" if large else None,
+            progress=lambda done, total: tell(tiles=done, of_tiles=total),
+        )
+        del prepared  # as large as the volume, and no longer needed
+        cells = find_cells(
+            probabilities, stack.array, stack, model, settings, cell_radius_um=radius
         )
         del probabilities  # before its file goes, which Windows would refuse
-    return replace(cells, reason=source.reason) if source.reason else cells
-
-
-def _score(result: Result, stack: Stack) -> None:
-    truth = stack.truth_file or known_truth(result.folder.parent, stack.sha256)
-    if truth is None:
-        return
-    try:
-        score(result, truth)
-    except UserError as error:
-        warnings.warn(f"'{stack.name}' has no scores: {error}", stacklevel=2)
+    return cells
 
 
 def _describe(
     stack: Stack, cells: Instances, settings: Settings, model: Checkpoint
 ) -> dict[str, Any]:
     """Return what ``result.json`` says, as JSON values."""
-    size = cells.cell_size
-    remark = stack.remark_on_preparation(model.settings)
     return {
         **describe_stack(stack),
         "made": datetime.now().astimezone().isoformat(timespec="seconds"),
         "model": str(model.source),
-        "count": int(cells.count),
-        "cell_radius_um": float(size.radius_um),
-        "cell_size": asdict(size) | {"radius_voxels": list(size.radius_voxels)},
-        "classes": [int(k) for k in cells.classes],
+        "count": cells.count,
+        "cell_radius_um": cells.cell_size.radius_um,
+        "cell_size": asdict(cells.cell_size),
+        "classes": cells.classes,
         "reason": cells.reason,
         "boundary": cells.boundary,
-        "remarks": [remark] if remark else [],
         "settings": {name: settings.as_dict()[name] for name in names_with("segmenting")},
         "versions": versions(),
     }
 
 
+def compare(labels: np.ndarray, baseline: np.ndarray) -> dict[str, int]:
+    """Return how many cells there are with and without the network, and how many are the same."""
+    scores = match_instances(labels, baseline, thresholds=[SAME_IOU])
+    same = scores.true_positives[0]
+    return {
+        "count": scores.n_predicted,
+        "without_network": scores.n_true,
+        "same": same,
+        "only_with_network": scores.n_predicted - same,
+        "only_without": scores.n_true - same,
+    }
+
+
 def count_in_words(facts: Mapping[str, Any]) -> str:
     """Say how many cells a ``result.json`` counts, and what one should know of that number."""
-    count, cut = facts["count"], facts["cut_by_edge"]
+    count, cut, added = facts["count"], facts["cut_by_edge"], facts["network_added"]
     words = f"{count} cell{'' if count == 1 else 's'}"
     if cut:
         words += f", {cut} of them cut by the edge of the volume"
-    if facts["network_added"]:
-        words += f"; {network_in_words(facts['network_added'])}"
+    if added:
+        words += f"; the network changed {added['only_with_network']} of {added['count']}"
+        if lost := added["only_without"]:
+            words += f", and {lost} of the {added['without_network']} found without it are gone"
+        words += f" ({added['same']} are the same)"
     if not count:
         words += "; nothing stood out enough: look at foreground.tif, lower minimum_size or "
         words += "cell_radius_um, or name the right class with foreground_classes"

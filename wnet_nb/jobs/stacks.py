@@ -6,9 +6,9 @@ files are decoded when they are used, and let go when another stack is.
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -22,8 +22,7 @@ from wnet_nb.data import Prepared, prepare
 from wnet_nb.errors import UserError
 from wnet_nb.files.axes import format_um
 from wnet_nb.files.volumes import FoundVolumes, Volume, find_volumes, read_slices, read_volume
-from wnet_nb.jobs.check import Finding, check_volume, is_usable, read_remarks
-from wnet_nb.jobs.store import Store
+from wnet_nb.jobs.check import Finding, check_volume, read_remarks
 from wnet_nb.jobs.truth import find_truths, is_points, read_labels
 from wnet_nb.whole_file import sha256
 
@@ -31,28 +30,26 @@ KEPT_BYTES = 2**30  # prepared volumes that are kept though nobody uses them at 
 PREPARING = ("normalisation", "match_cell_size", "subtract_background")
 
 
+class Memory:
+    """What the stacks of a folder keep: the array decoded last, and the newest prepared volumes."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()  # a widget and the training may ask at the same time
+        self.array: np.ndarray | None = None
+        self._prepared: list[Prepared] = []  # the newest first
+
+    def keep(self, prepared: Prepared) -> None:
+        """Keep a prepared volume, and as many of those before it as `KEPT_BYTES` hold."""
+        self._prepared = [prepared, *(one for one in self._prepared if one is not prepared)]
+        while sum(one.array.nbytes for one in self._prepared) > KEPT_BYTES:
+            self._prepared.pop()
+
+
 class Stack:
-    """One volume of the user.
+    """One volume of the user, with name, shape, dtype and voxel size of the file.
 
-    Parameters
-    ----------
-    volume : Volume
-        As read.
-    read : callable, optional
-        Reads its array anew, so that it need not be held; it is held if not given.
-    truth : Path, optional
-        File of its true labels or points.
-    stores : tuple of Store, optional
-        Where arrays and prepared volumes are kept; shared by the stacks of a folder.
-
-    Attributes
-    ----------
-    name, source, voxel_size_um, voxel_size_source, remarks
-        As of `Volume`.
-    shape : tuple of int
-        (Z, Y, X) in voxels.
-    dtype : dtype
-    truth_file : Path or None
+    The array of `volume` is held, unless `read` can decode it anew. `truth_file` has its true
+    labels or points; `memory` is shared by the stacks of a folder.
     """
 
     def __init__(
@@ -60,20 +57,18 @@ class Stack:
         volume: Volume,
         *,
         read: Callable[[], np.ndarray] | None = None,
-        truth: Path | None = None,
-        stores: tuple[Store, Store] | None = None,
+        truth_file: Path | None = None,
+        memory: Memory | None = None,
     ) -> None:
         self.name, self.source, self.remarks = volume.name, volume.source, volume.remarks
         self.shape, self.dtype = volume.shape, volume.array.dtype
-        self.voxel_size_um = volume.voxel_size_um
+        self.voxel_size_um = volume.voxel_size_um  # (z, y, x)
         self.voxel_size_source = volume.voxel_size_source
-        self.truth_file = truth
-        self._read, self._key, self._lock = read, object(), threading.RLock()
-        self._arrays, self._prepared = stores or new_stores()
+        self.truth_file = truth_file
+        self._read, self._memory = read, memory or Memory()
+        self._prepared: weakref.WeakValueDictionary = weakref.WeakValueDictionary()
         held = read is None or isinstance(volume.array, np.memmap)
-        self._held = volume.array if held else None
-        if not held:
-            self._arrays.get(self._key, lambda: volume.array, _n_bytes)
+        self._held, self._decoded = volume.array if held else None, weakref.ref(volume.array)
 
     @property
     def words(self) -> str:
@@ -88,26 +83,27 @@ class Stack:
         """The voxels (Z, Y, X), as in the file; decoded anew if nobody holds them any more."""
         if self._held is not None:
             return self._held
-        return self._arrays.get(self._key, self._read, _n_bytes)
+        with self._memory.lock:
+            array = self._decoded()
+            if array is None:
+                array = self._read()
+                self._decoded = weakref.ref(array)
+            self._memory.array = array
+        return array
 
     @cached_property
     def sha256(self) -> str:
-        """SHA-256 of the file, of its slices, or of the array if there is no file."""
+        """SHA-256 of the file, or of its slices."""
         if self.source.is_file():
             return sha256(self.source)
-        digest = hashlib.sha256()
-        if self.source.is_dir():
-            for path in find_volumes(self.source).paths:
-                digest.update(f"{path.name} {sha256(path)}\n".encode())
-        else:
-            for plane in self.array:
-                digest.update(np.ascontiguousarray(plane))
-        return digest.hexdigest()
+        slices = find_volumes(self.source).paths
+        lines = "".join(f"{path.name} {sha256(path)}\n" for path in slices)
+        return hashlib.sha256(lines.encode()).hexdigest()
 
     @property
     def cell_size(self) -> CellSize | None:
         """Typical cell as the image shows it; None if no cells stand out of the noise."""
-        with self._lock:  # a widget and the training may ask at the same time
+        with self._memory.lock:
             return self._cell_size
 
     @cached_property
@@ -123,26 +119,31 @@ class Stack:
         `otherwise_radius_um` is taken where the settings have no radius and the image shows none.
         """
         radius = settings.cell_radius_um
-        if radius is None and (settings.match_cell_size or settings.subtract_background):
+        if radius is None and _needs_radius(settings):
             radius = self.cell_size.radius_um if self.cell_size else otherwise_radius_um
-        options = tuple(getattr(settings, name) for name in PREPARING)
+        key = (radius, *(getattr(settings, name) for name in PREPARING))
+        with self._memory.lock:
+            prepared = self._prepared.get(key)
+            if prepared is None:
+                prepared = prepare(
+                    self.array,
+                    settings,
+                    cell_radius_um=radius,
+                    voxel_size_um=self.voxel_size_um,
+                    name=self.name,
+                )
+                self._prepared[key] = prepared
+            self._memory.keep(prepared)
+        return prepared
 
-        def make() -> Prepared:
-            return prepare(
-                self.array,
-                settings,
-                cell_radius_um=radius,
-                voxel_size_um=self.voxel_size_um,
-                name=self.name,
-            )
-
-        key = (self._key, self.voxel_size_um, radius, *options)
-        return self._prepared.get(key, make, lambda prepared: prepared.array.nbytes)
+    def prepared_voxel_size(self, settings: Settings) -> tuple[float, ...]:
+        """Return the voxel size (z, y, x) in µm of the volume as the network takes it."""
+        factors = self.prepared(settings).factors
+        return tuple(size * n for size, n in zip(self.voxel_size_um, factors, strict=True))
 
     def remark_on_preparation(self, settings: Settings) -> str:
         """Say that preparing could not do what the settings ask, and what to do; else nothing."""
-        wanted = settings.match_cell_size or settings.subtract_background
-        if not wanted or settings.cell_radius_um or self.cell_size:
+        if not _needs_radius(settings) or settings.cell_radius_um or self.cell_size:
             return ""
         return (
             f"no cells stand out of the noise in '{self.name}', so it is taken as it is, neither "
@@ -156,27 +157,14 @@ class Stack:
             return None
         return read_labels(self.truth_file).array
 
-    def with_voxel_size(self, voxel_size_um: Sequence[float], remark: str) -> Stack:
-        """Return the same volume with a voxel size that somebody has given."""
-        other = copy.copy(self)
-        other.voxel_size_um = tuple(float(step) for step in voxel_size_um)
-        other.voxel_size_source, other.remarks = "option", (remark,)
-        other.__dict__.pop("_cell_size", None)
-        return other
 
-
-def new_stores() -> tuple[Store, Store]:
-    """Return where decoded and where prepared volumes are kept: the last one, and a few."""
-    return Store(0), Store(KEPT_BYTES, largest=KEPT_BYTES)
-
-
-def _n_bytes(array: np.ndarray) -> int:
-    return array.nbytes
+def _needs_radius(settings: Settings) -> bool:
+    return settings.match_cell_size or settings.subtract_background
 
 
 @dataclass(frozen=True)
 class Stacks:
-    """Volumes that can be used, what was found in them, and what was left aside and why."""
+    """Volumes that can be used, what was found in each, and what was left aside and why."""
 
     path: Path
     stacks: tuple[Stack, ...]
@@ -196,26 +184,10 @@ class Stacks:
         """Return itself; UserError with the reasons if there is no usable volume."""
         if self.stacks:
             return self
-        reasons = [why for file, why in self.skipped if file.suffix.lower() in (".tif", ".tiff")]
-        reasons = reasons or [why for file, why in self.skipped if file == self.path]
-        if not reasons:
-            raise UserError(f"'{self.path}' holds no TIFF; give a TIFF file or a folder of TIFFs")
-        more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
-        raise UserError(f"'{self.path}' holds no usable volume: {reasons[0]}{more}")
-
-    def assume_voxel_size(self, voxel_size_um: Sequence[float] | None) -> Stacks:
-        """Return the volumes with this voxel size where none is stated; unchanged without one."""
-        if voxel_size_um is None:
-            return self
-        stacks = tuple(
-            stack.with_voxel_size(
-                voxel_size_um, f"'{stack.name}' takes the voxel size given for the training"
-            )
-            if stack.voxel_size_source == "assumed"
-            else stack
-            for stack in self.stacks
-        )
-        return replace(self, stacks=stacks, findings=tuple(tuple(read_remarks(s)) for s in stacks))
+        for file, why in self.skipped:
+            if file == self.path or file.suffix.lower() in (".tif", ".tiff"):
+                raise UserError(f"'{self.path}' holds no usable volume: {why}")
+        raise UserError(f"'{self.path}' holds no TIFF; give a TIFF file or a folder of TIFFs")
 
 
 def read_stacks(
@@ -225,15 +197,17 @@ def read_stacks(
     labels: str | Path | None = None,
     slices: bool = False,
     check: bool = True,
+    trained_size_um: Sequence[float] | None = None,
 ) -> Stacks:
     """Read the volumes of a file or folder; files that cannot be used are named, not fatal.
+
+    True labels beside an image (``x_labels.tif`` beside ``x.tif``) are recognised by name and
+    content: results are scored against them, and they are never trained on.
 
     Parameters
     ----------
     path : str or Path
-        A TIFF or a folder of TIFFs. True labels beside an image (``x_labels.tif`` beside
-        ``x.tif``) are recognised by name and content: results are scored against them, and they
-        are never trained on.
+        A TIFF or a folder of TIFFs.
     settings : Settings
         `channel`, `time`, `voxel_size_um`, and what `check_volume` looks at.
     labels : str or Path, optional
@@ -242,44 +216,49 @@ def read_stacks(
         Take the folder as one volume of 2D slices.
     check : bool
         Whether to look into the volumes (`check_volume`).
+    trained_size_um : sequence of 3 float, optional
+        Voxel size (z, y, x) for files that state none.
 
     Raises
     ------
     UserError
-        If a path does not exist, or `labels` belong to no volume. (No usable volume is no error
-        here: see `Stacks.require`.)
+        If a path does not exist, or `labels` fit no volume; not if no volume can be used.
     """
     path = Path(path)
     found = FoundVolumes((path,)) if slices else find_volumes(path)
     truths = find_truths(path, found.paths, labels)
-    stores = new_stores()
-    stacks, findings = [], []
+    memory, stacks, findings = Memory(), [], []
     skipped = [one for one in found.skipped if one[0] not in truths.files]
     for file in found.paths:
         if file in truths.files:
             continue
-        read = partial(_read, file, settings, slices)
+        read = partial(_read, file, settings, slices, trained_size_um)
         try:
             volume = read()
             seen = check_volume(volume, settings) if check else read_remarks(volume)
-            if not is_usable(seen):
-                raise UserError("; ".join(f.text for f in seen if f.level == "error"))
+            if errors := [finding.text for finding in seen if finding.level == "error"]:
+                raise UserError("; ".join(errors))
         except UserError as error:
             skipped.append((file, str(error)))
             continue
         truth, said = truths.settle(volume)
-        stacks.append(Stack(volume, read=lambda r=read: r().array, truth=truth, stores=stores))
+        stack = Stack(volume, read=lambda r=read: r().array, truth_file=truth, memory=memory)
+        stacks.append(stack)
         findings.append((*seen, *said))
-    truths.require([stack.source for stack in stacks])
     return Stacks(path, tuple(stacks), tuple(findings), tuple(skipped))
 
 
-def _read(file: Path, settings: Settings, slices: bool) -> Volume:
+def _read(
+    file: Path, settings: Settings, slices: bool, trained_size_um: Sequence[float] | None
+) -> Volume:
+    size = settings.voxel_size_um
     if slices:
-        return read_slices(file, voxel_size_um=settings.voxel_size_um)
-    return read_volume(
-        file,
-        channel=settings.channel,
-        time=settings.time,
-        voxel_size_um=settings.voxel_size_um,
-    )
+        volume = read_slices(file, voxel_size_um=size)
+    else:
+        channel, time = settings.channel, settings.time
+        volume = read_volume(file, channel=channel, time=time, voxel_size_um=size)
+    if volume.voxel_size_source != "assumed" or trained_size_um is None:
+        return volume
+    remark = f"'{volume.name}' takes the voxel size given for the training"
+    size = tuple(float(step) for step in trained_size_um)
+    return replace(volume, voxel_size_um=size, voxel_size_source="option", remarks=(remark,))

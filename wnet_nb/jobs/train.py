@@ -1,37 +1,46 @@
 """One training from volumes to a run folder, for command line and notebooks alike.
 
-It records itself in the run folder; nothing here prints or draws on a screen.
+It records itself in the run folder; nothing here prints or draws on a screen. What it would take
+is found out by taking two steps of it.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import replace
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import psutil
+import torch
 
 from wnet_nb import training
 from wnet_nb.checkpoint import STATES
 from wnet_nb.config import Settings
-from wnet_nb.errors import UserError
-from wnet_nb.events import Controls, Event, Finished, Started
+from wnet_nb.device import choose_device
+from wnet_nb.events import Controls, Event, Started
 from wnet_nb.figures import report
-from wnet_nb.jobs.models import find_weights, is_word
+from wnet_nb.jobs.models import with_weights
 from wnet_nb.jobs.run_folder import RunRecorder, check_same, lock_run, take_folder
-from wnet_nb.jobs.stacks import Stack, Stacks, read_stacks
+from wnet_nb.jobs.stacks import Stacks, read_stacks
 
-Data = str | Path | Stacks
+SLOW_STEP_SECONDS = 15.0  # a step that takes longer says enough
+SAVING_SHARE = 0.05  # of the time, at most, goes into saving
+Events = Generator[Event, None, None]
 
 
 def train(
-    data: Data,
+    data: str | Path | Stacks,
     run: str | Path,
     settings: Settings,
     *,
     resume: bool = False,
     observe: Callable[[Event], bool | None] | None = None,
-) -> Finished:
-    """Train a network on volumes, without labels, to the end.
+) -> Event | None:
+    """Train a network on volumes, without labels.
 
     Parameters
     ----------
@@ -44,32 +53,20 @@ def train(
     resume : bool
         Go on from the newest state in `run`, or start if there is none.
     observe : callable, optional
-        Called with every event; see `follow`.
+        Called with every event; stops the training by returning True.
+
+    Returns
+    -------
+    Finished
+        Or the last event, where it was stopped: the model of the last step is in the run.
 
     Raises
     ------
     UserError
-        If there is nothing to train on, the folder is taken, or the training was stopped before
-        its end.
-    """
-    last = follow(train_events(data, run, settings, resume=resume), observe)
-    if not isinstance(last, Finished):
-        raise UserError(f"the training was stopped before its end; '{run}' keeps what was learned")
-    return last
-
-
-def follow(
-    events: Generator[Event, None, None], observe: Callable[[Event], bool | None] | None = None
-) -> Event | None:
-    """Hand the events of a training to `observe` until it ends, or until that returns True.
-
-    Returns
-    -------
-    Event or None
-        The last one: `Finished`, unless it was stopped. The state of the last step is on disk.
+        If there is nothing to train on, or the folder is taken, in use, or of another training.
     """
     event = None
-    with contextlib.closing(events):
+    with contextlib.closing(train_events(data, run, settings, resume=resume)) as events:
         for event in events:
             if observe is not None and observe(event):
                 break
@@ -77,71 +74,41 @@ def follow(
 
 
 def train_events(
-    data: Data,
+    data: str | Path | Stacks,
     run: str | Path,
     settings: Settings,
     *,
     resume: bool = False,
-    preset: str | None = None,
     controls: Controls | None = None,
-) -> Generator[Event, None, None]:
+) -> Events:
     """Check the run folder and return the events of a training that records itself there.
 
-    Volumes whose true labels are known are followed against them (`EpochEnd.validation_dice`).
-
-    Parameters
-    ----------
-    data, run, settings, resume
-        As in `train`.
-    preset : str, optional
-        Name of the preset, for the record; the nearest one if not given.
-    controls : Controls, optional
-        What to change or save while it goes on, see `training.fit`.
-
-    Returns
-    -------
-    generator of Event
-        Closing it keeps the model of the last step. The run is locked until then.
-
-    Raises
-    ------
-    UserError
-        If there is nothing to train on, or the folder is taken, in use, or of another training.
+    Parameters and errors are those of `train`; `controls` change or save something while it goes
+    on. Closing the events keeps the model of the last step; the run is locked until then. Volumes
+    whose true labels are known are followed against them (`EpochEnd.validation_dice`).
     """
     if not isinstance(data, Stacks):
         data = read_stacks(data, settings)
-    stacks, run = data.require().stacks, Path(run)
-    lock = lock_run(take_folder(run, resume=resume))
+    data.require()
+    run = take_folder(run, resume=resume)
+    lock = lock_run(run)
     try:
         if resume:
-            check_same(run, settings, stacks)
-        prepared = [stack.prepared(settings) for stack in stacks]
-        record = RunRecorder(run, settings, stacks, preset=preset)
-        pairs = [(s.prepared(settings), truth) for s in stacks if (truth := s.truth) is not None]
-        events = training.fit(
-            prepared,
-            _with_weights(settings, run),
-            run=run,
-            validation=pairs,
-            controls=controls,
-        )
+            check_same(run, settings, data.stacks)
+        volumes = [stack.prepared(settings) for stack in data]
+        truths = [stack.truth for stack in data]
+        pairs = [(v, t) for v, t in zip(volumes, truths, strict=True) if t is not None]
+        begun = any((run / STATES).glob("step-*.pt"))  # then the weights lie in the state
+        begin = settings if begun else with_weights(settings)
+        events = training.fit(volumes, begin, run=run, validation=pairs, controls=controls)
+        record = RunRecorder(run, settings, data.stacks)
     except BaseException:
         lock.release()
         raise
-    return _recorded(events, record, lock, stacks)
+    return _recorded(events, record, lock, data)
 
 
-def _with_weights(settings: Settings, run: Path) -> Settings:
-    """Return settings that name the file to start from, where they name it by a word."""
-    begun = any((run / STATES).glob("step-*.pt"))  # then the weights lie in the state
-    if begun or settings.start_from is None or not is_word(settings.start_from):
-        return settings
-    return settings.replace(start_from=str(find_weights(settings.start_from)))
-
-
-def _recorded(
-    events: Generator[Event, None, None], record: RunRecorder, lock, stacks: Sequence[Stack]
-) -> Generator[Event, None, None]:
+def _recorded(events: Events, record: RunRecorder, lock, stacks: Stacks) -> Events:
     said = tuple(filter(None, (s.remark_on_preparation(record.settings) for s in stacks)))
     try:
         for event in events:
@@ -155,3 +122,85 @@ def _recorded(
             report.renew(record.run)
         finally:
             lock.release()
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a whole training would take."""
+
+    seconds: float  # with saving
+    memory_gb: float  # the most that is in use while it trains
+    of_gb: float  # all there is, of the GPU or of the computer
+    epochs: int
+    device: str
+
+    @property
+    def words(self) -> str:
+        """The estimate in one sentence."""
+        return (
+            f"Fits: {self.memory_gb:.1f} of {self.of_gb:.0f} GB, about {duration(self.seconds)} "
+            f"for {self.epochs} epochs, saving included ({self.device})."
+        )
+
+
+def duration(seconds: float) -> str:
+    """Return a time in words."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def estimate_training(stacks: Stacks, settings: Settings) -> Estimate:
+    """Take one or two steps of a training that is thrown away; say what the whole would take.
+
+    The memory is what the process holds while it takes the steps, whatever it held before.
+    """
+    device = torch.device(choose_device())
+    with tempfile.TemporaryDirectory() as scratch, _peak_memory_gb(device) as memory:
+        volumes = [stack.prepared(settings) for stack in stacks]
+        events = training.fit(volumes, with_weights(settings), run=Path(scratch))
+        try:
+            started, step = next(events), next(events)
+            if step.seconds < SLOW_STEP_SECONDS and started.steps_per_epoch > 1:
+                step = next(events)  # the first one also warms up
+        finally:
+            began = time.perf_counter()
+            events.close()  # writes a state
+            saving = time.perf_counter() - began
+    seconds = step.seconds * started.steps_per_epoch * settings.epochs
+    seconds += min(SAVING_SHARE * seconds, settings.epochs * saving) + saving
+    if device.type == "cuda":
+        total = torch.cuda.get_device_properties(device).total_memory / 1e9
+    else:
+        total = psutil.virtual_memory().total / 1e9
+    return Estimate(seconds, memory[0], total, settings.epochs, started.device)
+
+
+def measure_patch(stacks: Stacks, settings: Settings) -> tuple[float, tuple[float, ...]]:
+    """Return cell radius and voxel size (z, y, x) of the preview patch, in µm; radius 0 if none."""
+    stack = stacks[0]
+    radius = settings.cell_radius_um or (stack.cell_size.radius_um if stack.cell_size else 0.0)
+    return radius, stack.prepared_voxel_size(settings)
+
+
+@contextlib.contextmanager
+def _peak_memory_gb(device: torch.device) -> Iterator[list[float]]:
+    """Yield a list whose one number is, after the block, the most memory in use within it."""
+    peak, done = [0.0], threading.Event()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        yield peak
+        peak[0] = torch.cuda.max_memory_allocated(device) / 1e9
+        return
+
+    def watch() -> None:  # the system only tells the peak since the process began
+        while not done.wait(0.02):
+            peak[0] = max(peak[0], psutil.Process().memory_info().rss / 1e9)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield peak
+    finally:
+        done.set()
+        watcher.join()

@@ -41,22 +41,13 @@ def is_points(path: Path) -> bool:
 
 
 def read_labels(path: Path, voxel_size_um: Sequence[float] | None = None) -> Volume:
-    """Read instance labels or a mask; whole numbers saved as float are taken as labels.
-
-    Raises
-    ------
-    UserError
-        If it cannot be read, or holds an image and no labels.
-    """
+    """Read instance labels or a mask, also as floats; UserError if it holds an image."""
     volume = read_volume(path, voxel_size_um=voxel_size_um)
     array = volume.array
-    if array.dtype.kind == "f":
-        whole = np.isfinite(array).all() and (array == np.round(array)).all()
-        if not whole or array.min() < 0:
-            raise UserError(f"'{path}' holds {array.dtype} values and no labels; label it first")
-        array = array.astype(np.uint32)
+    if array.dtype.kind == "f" and np.isfinite(array).all() and (array == np.round(array)).all():
+        array = array.astype(np.int64)
     if array.dtype.kind not in "iu" or array.min() < 0:
-        raise UserError(f"'{path}' holds negative values and no labels; label it first")
+        raise UserError(f"'{path}' holds values that are no labels; label it first")
     if looks_like_image(array):
         raise UserError(
             f"'{path}' looks like an image and not like labels, as neighbouring voxels differ; "
@@ -65,19 +56,19 @@ def read_labels(path: Path, voxel_size_um: Sequence[float] | None = None) -> Vol
     return replace(volume, array=array)
 
 
+def find_labels(place: Path) -> dict[str, Path]:
+    """Return labels and points at a path, results in it too, by `match_name`; no images."""
+    files = list(find_volumes(place).paths)
+    if place.is_dir():
+        files += [*sorted(place.glob("*.csv")), *sorted(place.glob(f"[!.]*/{LABELS}"))]
+        files = [file for file in files if says_truth(file)] or files
+    return {match_name(file): file for file in files}
+
+
 @dataclass(frozen=True)
 class Truths:
-    """The files with truth for the volumes at a path.
+    """The truth of volumes by `match_name`: where the user said, and beside the images."""
 
-    Attributes
-    ----------
-    place : Path or None
-        Where the user said that they are.
-    given, beside : dict
-        Truth of each volume, by `match_name`: at that place, and beside the images.
-    """
-
-    place: Path | None
     given: dict[str, Path]
     beside: dict[str, Path]
 
@@ -90,18 +81,20 @@ class Truths:
     def settle(self, volume: Volume) -> tuple[Path | None, list[Finding]]:
         """Return the truth of a volume, and what there is to say about it.
 
-        Raises
-        ------
-        UserError
-            If the truth that the user gave does not fit. (One that lies beside the image and
-            does not fit is left aside with a warning.)
+        One that does not fit is a UserError where the user gave it, and else left aside.
         """
         name = match_name(volume.source)
         file = self.given.get(name) or self.beside.get(name)
         if file is None:
             return None, []
         try:
-            _check_fit(file, volume)
+            if is_points(file):
+                read_points(file)
+            elif (shape := read_labels(file).shape) != volume.shape:
+                raise UserError(
+                    f"labels '{file.name}' are {shape} and '{volume.name}' is {volume.shape}; "
+                    "give labels of the same volume"
+                )
         except UserError as error:
             if name in self.given:
                 raise
@@ -109,49 +102,40 @@ class Truths:
         words = f"its truth '{file.name}' is known: results are scored, it is never trained on"
         return file, [Finding("info", words)]
 
-    def require(self, sources: Sequence[Path]) -> None:
-        """Raise UserError if the user gave truth and it belongs to none of the volumes."""
-        if self.place and sources and not any(match_name(one) in self.given for one in sources):
-            raise UserError(
-                f"no labels in '{self.place}' have the name of a volume; name them alike, such as "
-                f"{match_name(sources[0])}_labels.tif"
-            )
-
 
 def find_truths(path: Path, images: Sequence[Path], labels: str | Path | None) -> Truths:
-    """Find the truth of volumes: at `labels` if given, and beside the images.
+    """Find the truth of the volumes at `path`: at `labels` if given, and beside the images.
 
-    Raises
-    ------
-    UserError
-        If `labels` do not exist, or are given as a file that holds no labels.
+    UserError if `labels` do not exist, or have the name of no volume.
     """
-    folder = path if path.is_dir() else path.parent
     names = {match_name(file) for file in images if not says_truth(file)}
-    beside = {match_name(file): file for file in folder.iterdir() if _may_be_truth(file, names)}
+    folder = path if path.is_dir() else path.parent
+    beside = {}
+    for file in folder.iterdir():
+        if says_truth(file) and match_name(file) in names and _holds_truth(file):
+            beside[match_name(file)] = file
     if labels is None:
-        return Truths(None, {}, beside)
-    place = Path(labels)
-    files = list(find_volumes(place).paths)
-    if place.is_dir():
-        files += sorted(place.glob("*.csv"))
-        said = [file for file in files if says_truth(file)]
-        files = said or files  # images often lie beside their labels
-    elif len(images) == 1:
-        return Truths(place, {match_name(images[0]): place}, beside)
-    return Truths(place, {match_name(file): file for file in files}, beside)
+        return Truths({}, beside)
+    given = find_labels(Path(labels))
+    if Path(labels).is_file() and len(images) == 1:
+        given = {match_name(images[0]): Path(labels)}
+    if names and not names & given.keys():
+        raise UserError(
+            f"no labels in '{labels}' have the name of a volume; name them alike, such as "
+            f"{min(names)}_labels.tif"
+        )
+    return Truths(given, beside)
+
+
+def _holds_truth(file: Path) -> bool:
+    try:
+        return is_points(file) or not looks_like_image(read_volume(file).array)
+    except UserError:  # it is named when the volumes are read
+        return False
 
 
 def known_truth(folder: Path, sha256: str) -> Path | None:
-    """Return the truth that a run's training, or an earlier result beside, had for a volume.
-
-    Parameters
-    ----------
-    folder : Path
-        Folder of results, such as a run's ``predictions``.
-    sha256 : str
-        Of the volume's file.
-    """
+    """Return the truth that an earlier result in `folder`, or its run, had of a volume's file."""
     known = [
         result.scores["truth"]
         for result in reversed(Result.find_in(folder))
@@ -161,26 +145,3 @@ def known_truth(folder: Path, sha256: str) -> Path | None:
         inputs = read_record(folder.parent).get("inputs", [])
         known += [one.get("truth") for one in inputs if one.get("sha256") == sha256]
     return next((Path(path) for path in known if path and Path(path).exists()), None)
-
-
-def _may_be_truth(file: Path, names: set[str]) -> bool:
-    if not says_truth(file) or match_name(file) not in names or file.name.startswith("."):
-        return False
-    if is_points(file):
-        return True
-    try:
-        return not looks_like_image(read_volume(file).array)
-    except UserError:  # it is named when the volumes are read
-        return False
-
-
-def _check_fit(file: Path, volume: Volume) -> None:
-    if is_points(file):
-        read_points(file)
-        return
-    labels = read_labels(file).array
-    if labels.shape != volume.shape:
-        raise UserError(
-            f"labels '{file.name}' are {labels.shape} and '{volume.name}' is {volume.shape}; give "
-            "labels of the same volume"
-        )

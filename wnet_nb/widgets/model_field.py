@@ -9,11 +9,10 @@ from pathlib import Path
 import ipywidgets as widgets
 
 from wnet_nb import checkpoint
-from wnet_nb.checkpoint import STARTER
 from wnet_nb.errors import UserError
 from wnet_nb.files import run_files
 from wnet_nb.files.result import Result
-from wnet_nb.jobs.models import is_word, load_model
+from wnet_nb.jobs.models import STARTER, is_word, load_model
 from wnet_nb.widgets import remembered
 from wnet_nb.widgets.busy_cell import StopInPlace
 from wnet_nb.widgets.data_field import clean_path

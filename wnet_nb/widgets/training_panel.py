@@ -22,11 +22,10 @@ from wnet_nb.errors import UserError
 from wnet_nb.events import Controls, EpochEnd, Event, Started, StepEnd
 from wnet_nb.figures.curves import read_losses
 from wnet_nb.files.run_files import read_history
-from wnet_nb.jobs.estimate import estimate_training, measure_patch
 from wnet_nb.jobs.models import load_model
 from wnet_nb.jobs.run_folder import free_run
 from wnet_nb.jobs.stacks import Stacks
-from wnet_nb.jobs.train import train_events
+from wnet_nb.jobs.train import estimate_training, measure_patch, train_events
 from wnet_nb.widgets.busy_cell import POLL_SECONDS, StopInPlace, attend, explain, in_thread
 from wnet_nb.widgets.model_field import RUNS
 from wnet_nb.widgets.option_field import OptionField

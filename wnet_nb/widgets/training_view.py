@@ -16,7 +16,7 @@ from wnet_nb.config import Settings
 from wnet_nb.errors import UserError
 from wnet_nb.events import EpochEnd, Event, Started, StepEnd
 from wnet_nb.figures import curves, overlay
-from wnet_nb.jobs.estimate import duration
+from wnet_nb.jobs.train import duration
 from wnet_nb.widgets.panel import ORANGE, Panel, message
 
 DRAW_SHARE = 10  # the curves are redrawn at most for this part of the time

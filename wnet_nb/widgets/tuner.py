@@ -9,13 +9,12 @@ import ipywidgets as widgets
 import numpy as np
 from scipy import ndimage
 
-from wnet_nb.cells.outlines import Instances, segment_instances
+from wnet_nb.cells.outlines import Instances
 from wnet_nb.cells.scores import match_instances
 from wnet_nb.data import Prepared
 from wnet_nb.errors import UserError
 from wnet_nb.figures import curves
-from wnet_nb.jobs.class_map import class_map
-from wnet_nb.jobs.models import load_model
+from wnet_nb.jobs.models import find_cells, load_model, predict_classes
 from wnet_nb.jobs.stacks import Stacks
 from wnet_nb.widgets import remembered
 from wnet_nb.widgets.option_field import LINEAR, OptionField
@@ -58,11 +57,10 @@ class CellTuner(Panel):
     def _open(self, number: int) -> Viewer:
         """Find the class probabilities in a crop of a volume, and show its cells."""
         self._stack = stack = self._stacks[number]
-        source = class_map(stack, self._model, self._settings)
-        source.prepared, place = _crop(source.prepared, stack.array)
+        prepared, place = _crop(stack.prepared(self._settings), stack.array)
         self._image = np.asarray(stack.array[place])
         self._truth = None if stack.truth is None else stack.truth[place]
-        self._probabilities = source.predict(None)
+        self._probabilities = predict_classes(prepared, self._model, self._settings)
         if not self.fields:
             self._make_fields(self._segment())
         cells = self._segment()
@@ -97,16 +95,9 @@ class CellTuner(Panel):
 
     def _segment(self) -> Instances:
         settings, stack = self._settings.replace(**self.changes), self._stack
-        source = class_map(stack, self._model, settings)
-        return segment_instances(
-            self._probabilities,
-            self._image,
-            voxel_size_um=stack.voxel_size_um,
-            cell_radius_um=settings.cell_radius_um or stack.cell_size,
-            foreground_classes=source.foreground_classes,
-            core_class=source.core_class,
-            boundary=source.boundary,
-            minimum_size=settings.minimum_size,
+        radius = settings.cell_radius_um or stack.cell_size
+        return find_cells(
+            self._probabilities, self._image, stack, self._model, settings, cell_radius_um=radius
         )
 
     def _update(self) -> None:
