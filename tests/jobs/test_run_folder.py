@@ -7,11 +7,12 @@ import sys
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 
 from wnet_nb import checkpoint, config, training
 from wnet_nb.errors import UserError
-from wnet_nb.events import StepEnd
+from wnet_nb.events import EpochEnd, Preview, StepEnd
 from wnet_nb.files import run_files
 from wnet_nb.files.result import Result
 from wnet_nb.files.writing import write_volume
@@ -392,3 +393,47 @@ def test_results_with_other_columns_share_a_table(tmp_path):
     make_result(tmp_path, "b", sphericity=[0.5, 0.6, 0.7])
     rows = tables(tmp_path)[0]
     assert [row["sphericity"] for row in rows] == ["", "", "", "0.5", "0.6", "0.7"]
+
+
+def test_where_there_are_no_locks_a_training_goes_on_with_a_warning(tmp_path, monkeypatch):
+    def refuse(*arguments, **options):
+        raise NotImplementedError
+
+    monkeypatch.setattr(runs.FileLock, "acquire", refuse)
+    with pytest.warns(UserWarning, match="cannot be locked here"):
+        runs.lock_run(tmp_path)
+
+
+def test_a_volume_without_a_voxel_size_is_recorded_as_such_and_drawn_in_voxels(run, tmp_path):
+    image, _ = make_example(shape=(24, 24, 24), n_cells=4)
+    tifffile.imwrite(tmp_path / "bare.tif", image)
+    train(read_stacks(tmp_path / "bare.tif", TINY), run, TINY.replace(epochs=1))
+    (item,) = run_files.read_record(run)["inputs"]
+    assert (item["voxel_size_um"], item["voxel_size_source"]) == ([1, 1, 1], "assumed")
+    assert (run / "progress.png").stat().st_size > 0
+
+
+def test_resuming_in_a_file_is_refused(stacks, run):
+    run.write_text("mine")
+    with pytest.raises(UserError, match="is a file"):
+        train(stacks, run, resume=True)
+    assert run.read_text() == "mine"
+
+
+def test_a_resumed_run_keeps_when_it_began_and_says_when_it_went_on(stacks, finished):
+    began = run_files.read_record(finished)["started"]
+    train(stacks, finished, TINY.replace(epochs=3), resume=True)
+    record = run_files.read_record(finished)
+    assert record["started"] == began and record["resumed"] >= began
+
+
+def test_a_resumed_run_keeps_the_scores_of_the_epochs_before(stacks, run):
+    recorder = runs.RunRecorder(run, TINY, stacks.stacks)
+    (run / "previews").mkdir(parents=True)
+    preview = Preview(
+        *(np.zeros(shape, np.float32) for shape in ((8,) * 3, (2, 8, 8, 8), (8,) * 3))
+    )
+    for epoch, dice in ((1, 0.5), (2, 0.6), (3, 0.7), (2, 0.8)):
+        row = dict.fromkeys(run_files.HISTORY_COLUMNS, 1.0) | {"epoch": epoch, "changes": ""}
+        recorder(EpochEnd(epoch, row, 0.0, preview, dice))
+    assert run_files.read_validation(run) == [(1, 0.5), (2, 0.8)]

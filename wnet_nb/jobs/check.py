@@ -6,6 +6,7 @@ no very bright large ones. The limits were set by looking at real and synthetic 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -68,11 +69,7 @@ def _some_planes(array: np.ndarray, n: int) -> np.ndarray:
 
 
 def check_volume(volume: Volume, settings: Settings) -> list[Finding]:
-    """Say what is wrong with a volume, or unsuitable for training; an error stands alone.
-
-    Large volumes are looked at through a sample. Of the settings, `patch_size`, `normalisation`
-    and `intensity_sigma` matter.
-    """
+    """Say what is wrong with a volume, or unsuitable for these settings; an error stands alone."""
     array = volume.array
     try:
         if min(array.shape) < DEPTH_FACTOR:
@@ -89,18 +86,15 @@ def check_volume(volume: Volume, settings: Settings) -> list[Finding]:
         return [Finding("error", str(error))]
     raw = thin_out(array, SAMPLE_VOXELS)
     sample = ranges.apply(raw)
-    warnings = [
-        *_check_content(array),
-        *_check_voxel_size(volume.voxel_size_um),
-        *_check_brightness(raw, sample),
-        *_check_regions(sample, volume.voxel_size_um),
-        *_check_noise(array, ranges, settings),
-    ]
-    return [
-        *(Finding("warning", text) for text in warnings),
-        *read_remarks(volume),
-        *(Finding("info", text) for text in _check_grid(volume, settings)),
-    ]
+    warnings = itertools.chain(
+        _check_content(array),
+        _check_voxel_size(volume.voxel_size_um),
+        _check_brightness(raw, sample),
+        _check_regions(sample, volume.voxel_size_um),
+        _check_noise(array, ranges, settings),
+    )
+    found = [Finding("warning", text) for text in warnings] + read_remarks(volume)
+    return found + [Finding("info", text) for text in _check_grid(volume, settings)]
 
 
 def _check_content(array: np.ndarray) -> Iterator[str]:

@@ -30,6 +30,7 @@ STARTER = "starter"
 STARTER_FILE = Path(checkpoint.__file__).with_name("starter.safetensors")  # its card is beside it
 NONE = "none"
 NONE_PRESET = "scratch"  # how a volume is prepared where there is no network
+Report = Callable[[int, int], None]  # takes what is done and how much there is
 
 
 def is_word(source: str | Path) -> bool:
@@ -37,7 +38,7 @@ def is_word(source: str | Path) -> bool:
     return str(source) in (STARTER, PUBLISHED, NONE) and not Path(source).exists()
 
 
-def find_weights(source: str | Path, *, progress: Callable[[int, int], None] | None = None) -> Path:
+def find_weights(source: str | Path, *, progress: Report | None = None) -> Path:
     """Return the weights file that ``starter`` or ``published`` stands for; any path as it is."""
     if not is_word(source):
         return Path(source)
@@ -60,19 +61,12 @@ def no_network(cell_radius_um: float | None = None) -> Checkpoint:
     return Checkpoint(None, preset(NONE_PRESET, cell_radius_um=cell_radius_um), source=Path(NONE))
 
 
-def load_model(
-    source: str | Path | Checkpoint, *, progress: Callable[[int, int], None] | None = None
-) -> Checkpoint:
-    """Return a model that is ready to segment.
+def load_model(source: str | Path | Checkpoint, *, progress: Report | None = None) -> Checkpoint:
+    """Return a model that is ready to segment, from a run folder, a weights file, or a word.
 
-    Parameters
-    ----------
-    source : str, Path or Checkpoint
-        A run folder, a weights file, or a word: ``starter`` (the weights in the package),
-        ``published`` (CellSeg3D's, fetched once), ``none`` (no network: `model` is None, and the
-        image alone decides, prepared as for the small networks).
-    progress : callable, optional
-        Called with (bytes received, bytes in all) while weights are fetched.
+    The words are ``starter`` (the weights in the package), ``published`` (CellSeg3D's, fetched
+    once; `progress` is called with bytes received and bytes in all) and ``none`` (no network:
+    `model` is None, and the image alone decides, prepared as for the small networks).
     """
     if isinstance(source, Checkpoint):
         return source
@@ -93,7 +87,7 @@ def predict_classes(
     settings: Settings,
     *,
     out: Path | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Report | None = None,
 ) -> np.ndarray:
     """Return class probabilities (K, Z, Y, X) float32, of a network also in a new file `out`.
 

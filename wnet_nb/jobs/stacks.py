@@ -100,14 +100,9 @@ class Stack:
         lines = "".join(f"{path.name} {sha256(path)}\n" for path in slices)
         return hashlib.sha256(lines.encode()).hexdigest()
 
-    @property
+    @cached_property
     def cell_size(self) -> CellSize | None:
         """Typical cell as the image shows it; None if no cells stand out of the noise."""
-        with self._memory.lock:
-            return self._cell_size
-
-    @cached_property
-    def _cell_size(self) -> CellSize | None:
         try:
             return estimate_cell_radius(self.array, voxel_size_um=self.voxel_size_um)
         except UserError:
