@@ -8,29 +8,17 @@ import numpy as np
 from scipy import ndimage
 from skimage.measure import marching_cubes, mesh_surface_area
 
+from wnet_nb.cells.regions import enlarged
+
 SHELL = 0.3  # thickness of the surroundings that contrast is taken against, in cell radii
 
-COLUMNS = (
-    "label",
-    "centroid_z_voxels",
-    "centroid_y_voxels",
-    "centroid_x_voxels",
-    "centroid_z_um",
-    "centroid_y_um",
-    "centroid_x_um",
-    "volume_voxels",
-    "volume_um3",
-    "equivalent_diameter_um",
-    "axis_major_um",
-    "axis_middle_um",
-    "axis_minor_um",
-    "sphericity",
-    "mean_intensity",
-    "max_intensity",
-    "integrated_intensity",
-    "local_contrast",
-    "touches_border",
-)
+COLUMNS = ("label", "centroid_z_voxels", "centroid_y_voxels", "centroid_x_voxels")
+COLUMNS += ("centroid_z_um", "centroid_y_um", "centroid_x_um")
+COLUMNS += ("volume_voxels", "volume_um3", "equivalent_diameter_um")
+COLUMNS += ("axis_major_um", "axis_middle_um", "axis_minor_um", "sphericity")
+COLUMNS += ("mean_intensity", "max_intensity", "integrated_intensity")
+COLUMNS += ("local_contrast", "touches_border")
+WHOLE_NUMBERS = {"label", "volume_voxels", "touches_border"}
 
 
 def measure_cells(
@@ -55,34 +43,26 @@ def measure_cells(
         surface of the ball of equal volume over the surface of the cell (Wadell 1935), 1 for a
         ball. Local contrast is the mean inside minus the mean of a shell of 0.3 radii around the
         cell that belongs to no other cell, in grey levels; NaN where there is no such shell.
-
-    Raises
-    ------
-    ValueError
-        If the shapes differ.
     """
-    if labels.shape != image.shape:
-        raise ValueError(f"labels {labels.shape} do not belong to an image {image.shape}")
     size = np.asarray(voxel_size_um, float)
     rows = [
         _measure(labels, image, label, place, size)
         for label, place in enumerate(ndimage.find_objects(labels), start=1)
         if place is not None
     ]
-    kinds = {"label": np.int64, "volume_voxels": np.int64, "touches_border": np.int64}
     return {
-        name: np.array([row[i] for row in rows], dtype=kinds.get(name, np.float64))
+        name: np.array([row[i] for row in rows], np.int64 if name in WHOLE_NUMBERS else np.float64)
         for i, name in enumerate(COLUMNS)
     }
 
 
 def _measure(labels, image, label, place, size) -> tuple[float, ...]:
+    """Return the row of one cell, which lies in the box `place`."""
     mask = labels[place] == label
     values = np.asarray(image[place][mask], np.float64)
     voxels = np.argwhere(mask) + [s.start for s in place]
     centre = voxels.mean(0)
-    n = len(voxels)
-    volume = n * float(size.prod())
+    volume = len(voxels) * float(size.prod())
     diameter = (6 * volume / np.pi) ** (1 / 3)
     touches = any(
         s.start == 0 or s.stop == edge for s, edge in zip(place, image.shape, strict=True)
@@ -91,7 +71,7 @@ def _measure(labels, image, label, place, size) -> tuple[float, ...]:
         label,
         *centre,
         *(centre * size),
-        n,
+        len(voxels),
         volume,
         diameter,
         *_axes(voxels * size, size),
@@ -119,11 +99,9 @@ def _surface(mask: np.ndarray, size: np.ndarray) -> float:
 
 
 def _surroundings(labels, image, label, place, radii: np.ndarray) -> float:
+    """Return the mean of the image in a shell around a cell that belongs to no other cell."""
     reach = np.maximum(np.ceil(SHELL * radii).astype(int), 1)
-    around = tuple(
-        slice(max(0, s.start - r), min(n, s.stop + r))
-        for s, r, n in zip(place, reach, labels.shape, strict=True)
-    )
+    around = enlarged(place, reach, labels.shape)
     near = labels[around]
     box = ndimage.maximum_filter((near == label).view(np.uint8), size=2 * reach + 1)
     shell = (box > 0) & (near == 0)
