@@ -155,7 +155,7 @@ def test_a_flat_and_a_narrow_volume_are_drawn_at_true_proportions():
 def test_the_cells_from_three_sides_have_a_scale_bar(words):
     image = pixels(overlay.projections_png(cells((7, 12, 12)), CUBE))
     assert words == ["from above", "from the front", "from the right", "5 µm"]
-    assert image.shape[1] == pytest.approx(overlay.WIDTH_PIXELS, abs=60)
+    assert image.shape[1] == pytest.approx(overlay.WIDTH_PIXELS + 4 * overlay.MARGIN, abs=3)
 
 
 def test_from_each_side_the_nearest_cell_is_seen():

@@ -356,7 +356,7 @@ def test_a_result_that_lacks_what_the_page_says_is_left_aside_with_a_warning(run
     content = json.loads(file.read_text(encoding="utf-8"))
     del content["cell_size"]
     file.write_text(json.dumps(content), encoding="utf-8")
-    with pytest.warns(UserWarning, match="'other' lacks cell_size"):
+    with pytest.warns(UserWarning, match="other' lacks cell_size"):
         report.renew(run)
     assert "predictions/a/" in read(run).words
 

@@ -26,7 +26,7 @@ LOSSES = {
     "total": "Weighted total\n(what the training lowers)",
 }
 LOG_FROM = 10.0  # a curve that falls by more is drawn on a logarithmic axis
-STILL_FALLING, COLLAPSED, POOR_NCUT, SETTLED, ONE_SIDED = 0.02, 0.93, 0.3, 0.1, 0.9
+STILL_FALLING, COLLAPSED, SETTLED = 0.02, 0.93, 0.1
 
 
 def new_figure(width: float, height: float, dpi: int = DPI) -> Figure:
@@ -48,7 +48,6 @@ def plot_losses(
     *,
     steps: Sequence[tuple[int, float, float, float]] = (),
     steps_per_epoch: int = 1,
-    epochs: int | None = None,
     changes: Sequence[int] | None = None,
     width: float = 7.2,
 ) -> Figure:
@@ -56,9 +55,8 @@ def plot_losses(
 
     `history` holds rows of ``history.csv``. `steps` are drawn thin behind the means of the epochs,
     which then stand in the middle of theirs: step, soft N-cut, reconstruction and total of each.
-    `steps_per_epoch` and `epochs` set the horizontal axis of a training that goes on. `changes` are
-    the steps before which options were changed; without it, the history says after which epochs.
-    `width` is in inches.
+    `changes` are the steps before which options were changed; without it, the history says after
+    which epochs. `width` is in inches.
     """
     ends = np.array([row["epoch"] for row in history]) - (0.5 if steps else 0)
     places = [(step - 0.5) / steps_per_epoch for step, *_ in steps]
@@ -84,9 +82,6 @@ def plot_losses(
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
         axes.grid(alpha=0.3)
         _scale_axis(axes, [*values, *of_steps])
-        if epochs:
-            reached = places[-1] if places else epochs
-            axes.set_xlim(0, max(1, min(epochs, 1.5 * reached)))
     return figure
 
 
@@ -164,18 +159,6 @@ def read_losses(history: Sequence[Mapping[str, Any]], settings: Settings) -> lis
         sentences.append(
             "The reconstruction got worse during training; raise reconstruction_weight or lower "
             "learning_rate."
-        )
-    cut = settings.ncut_weight * ncut[-1]
-    share = cut / max(cut + settings.reconstruction_weight * reconstruction[-1], 1e-12)
-    if share > ONE_SIDED and settings.reconstruction_weight > 0:
-        sentences.append(
-            f"The soft N-cut makes up {share:.0%} of the total; if the classes follow the "
-            "image badly, raise reconstruction_weight."
-        )
-    if share < 1 - ONE_SIDED and settings.ncut_weight > 0 and ncut[-1] > POOR_NCUT * worst:
-        sentences.append(
-            f"The reconstruction makes up {1 - share:.0%} of the total and the classes are "
-            "not well apart; lower reconstruction_weight."
         )
     return sentences
 

@@ -27,8 +27,8 @@ COLOURS_IN_WORDS = {
     NETWORK_COLOUR: "pink: only with the network",
     BASELINE_COLOUR: "turquoise: only without it",
 }
-WIDTH_PIXELS, BLOCK_PIXELS = 1080, 210  # of the blocks of a row together; of one of the preview
-MARGIN, LINE = 10, 26  # between blocks; height of a line of text, in pixels
+WIDTH_PIXELS, BLOCK_PIXELS = 1070, 210  # of the blocks of a row together; of one of the preview
+MARGIN, LINE = 16, 26  # between blocks; height of a line of text, in pixels
 TITLE, TEXT = 19, 15  # sizes of letters in pixels
 LEAST_PIXELS = 170  # for the words above a block
 SHOWN_VOXELS = 384  # along one edge: more, and outlines of cells can no longer be told apart
@@ -100,17 +100,9 @@ def overlay_png(
     An outline has the colour of who found the cell: `COLOURS_IN_WORDS`. Two cells count as the
     same if their overlap (IoU) is more than a half within the part that is shown.
 
-    Parameters
-    ----------
-    image : ndarray
-        (Z, Y, X), any real dtype; only the part that is shown is read.
-    labels, baseline_labels : ndarray
-        (Z, Y, X) integer, 0 background, 1 to n the cells found with and without the network; the
-        second is None where no network was used.
-    voxel_size_um : sequence of 3 float
-        (z, y, x) in µm.
-    name : str
-        Name of the volume.
+    All are (Z, Y, X). Of `image`, any real dtype, only the part that is shown is read; labels are
+    0 for background and 1 to n for the cells found with and without the network, the second None
+    where no network was used. `voxel_size_um` is (z, y, x) in µm; `name` is the volume's.
     """
     title = f"{name}: {labels.max():,} cells"
     if baseline_labels is not None:
@@ -128,29 +120,22 @@ def overlay_png(
     point = [c - w.start for c, w in zip(centre, window, strict=True)]
     image, labels, other = (np.asarray(array[window]) for array in (image, labels, other))
 
-    depth, height, width = np.multiply(image.shape, voxel_size_um)
-    pixel_um = max(2 * width, width + height) / WIDTH_PIXELS
-    z, y, x = (max(1, round(length / pixel_um)) for length in (depth, height, width))
-    shapes = (y, x), (z, x), (z, y)
-    shown = [planes.fit_plane(p, s) for p, s in zip(_upright(image, point), shapes, strict=True)]
-    limits = np.percentile(np.concatenate([plane.ravel() for plane in shown]), PERCENTILES)
-    plain, *outlined = [planes.grey(plane, limits) for plane in (shown[0], *shown)]
-    mine, theirs = _find_partners(labels, other)
-    sides = zip(outlined, _upright(labels, point), _upright(other, point), strict=True)
-    for pixels, plane, other_plane in sides:
-        found, without = (planes.enlarge(p, pixels.shape[:2]) for p in (plane, other_plane))
-        for colour, cells in (
-            (BASELINE_COLOUR, np.where(np.isin(without, theirs), 0, without)),
-            (NETWORK_COLOUR, np.where(np.isin(found, mine), 0, found)),
-            (SAME_COLOUR, np.where(np.isin(found, mine), found, 0)),
-        ):
-            pixels[find_boundaries(cells, mode="thick")] = np.multiply(255, to_rgb(colour))
+    z, y, x = np.multiply(image.shape, voxel_size_um)
+    pixels = round(WIDTH_PIXELS * (max(x, y) + z) / max(2 * x, x + y))  # two blocks fill a row
+    layout = planes.Layout.of(image.shape, voxel_size_um, pixels)
+    canvas = layout.draw(image, point)
+    plain = planes.grey(canvas, np.nanpercentile(canvas, PERCENTILES))
+    outlined, partners = plain.copy(), _find_partners(labels, other)
+    crossed = planes.cross(labels, point), planes.cross(other, point)
+    for place, *cells in zip(layout.places, *crossed, strict=True):
+        _outline(outlined[place], cells, partners)
+    xy, xz, yz = (outlined[place] for place in layout.places)
     rows = [
-        {"XY, from above": plain, "XY, with the outlines of cells": outlined[0]},
-        {"XZ, from the front": outlined[1], "YZ, from the side": outlined[2]},
+        {"XY, from above": plain[layout.places[0]], "XY, with the outlines of cells": xy},
+        {"XZ, from the front": xz, "YZ, from the side": yz.transpose(1, 0, 2)},
     ]
     legend = {} if baseline_labels is None else COLOURS_IN_WORDS
-    return _compose(rows, pixel_um, title, legend)
+    return _compose(rows, layout.pixel_um, title, legend)
 
 
 def projections_png(labels: np.ndarray, voxel_size_um: Sequence[float]) -> bytes:
@@ -191,11 +176,9 @@ def affinity_png(
     affinity in 0-1. `point` is the voxel (y, x) in them; it is marked.
     """
     blocks = {"image, 0-100": planes.grey(brightness, (0, white))}
-    for words, values in (
-        ("alike in brightness", intensity),
-        ("near enough", spatial),
-        ("both: pulls together", intensity * spatial),
-    ):
+    terms = {"alike in brightness": intensity, "near enough": spatial}
+    terms["both: pulls together"] = intensity * spatial
+    for words, values in terms.items():
         blocks[f"{words}\n(dark 0, yellow 1)"] = 255 * CLASS_COLOURS(values)[..., :3]
     scale = BLOCK_PIXELS // max(brightness.shape)
     for words, pixels in blocks.items():
@@ -217,10 +200,16 @@ def look_at(labels: np.ndarray, size_um: Sequence[float], colours: np.ndarray) -
     return colours[cells] * ((0.45 + 0.55 * facing) * near)[..., None]
 
 
-def _upright(volume: np.ndarray, point: Sequence[int]) -> list[np.ndarray]:
-    """Return the planes XY (Y, X), XZ (Z, X) and YZ (Z, Y) through a voxel."""
-    xy, xz, yz = planes.cross(volume, point)
-    return [xy, xz, yz.T]
+def _outline(pixels: np.ndarray, cells, partners) -> None:
+    """Draw the outlines of a plane of labels with and without the network; see `_find_partners`."""
+    found, without = (planes.enlarge(plane, pixels.shape[:2]) for plane in cells)
+    same, same_without = (np.isin(*pair) for pair in zip((found, without), partners, strict=True))
+    for colour, shown in (
+        (BASELINE_COLOUR, np.where(same_without, 0, without)),
+        (NETWORK_COLOUR, np.where(same, 0, found)),
+        (SAME_COLOUR, np.where(same, found, 0)),
+    ):
+        pixels[find_boundaries(shown, mode="thick")] = np.multiply(255, to_rgb(colour))
 
 
 def _find_partners(labels: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

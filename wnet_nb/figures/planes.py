@@ -177,19 +177,10 @@ def planes_png(
 ) -> bytes:
     """Draw three planes through a voxel, with crosshair, scale bar and one overlay or two, quickly.
 
-    Parameters
-    ----------
-    image : ndarray
-        (Z, Y, X), any real dtype.
-    point : sequence of int
-        Voxel (z, y, x) where the planes cross.
-    limits : tuple of float
-        Brightness drawn black and white.
-    left, right : ndarray, optional
-        Labels (integer) or class maps (float, 0-1), (Z, Y, X), on either side of the curtain, which
-        hangs from 0 (left edge of each plane) to 1 (right edge).
-    colours : tuple of ndarray
-        `cell_colours` of both; class maps have none.
+    `image` is (Z, Y, X), any real dtype, drawn black and white at `limits`; the planes cross at the
+    voxel `point` (z, y, x). `left` and `right` are labels (integer, with their `cell_colours` in
+    `colours`) or class maps (float, 0-1), (Z, Y, X), on either side of the `curtain`, which hangs
+    from 0 (left edge of each plane) to 1 (right edge).
     """
     pixels = grey(layout.draw(image, point), limits)
     share = 1.0 if right is None else curtain

@@ -10,8 +10,7 @@ import json
 import shlex
 import warnings
 from base64 import b64encode
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -56,14 +55,13 @@ def renew(run: Path) -> Path | None:
 
 def _fill_template(run: Path) -> str:
     record, history = run_files.read_record(run), run_files.read_history(run)
-    volumes = _group_results(run, record)
+    volumes = _group_results(run)
     return _template().render(
         run=run,
         name=run.resolve().name,
         record=record,
         history=history,
         said=" ".join(curves.read_losses(history, Settings(**record["options"]))),
-        losses_png=curves.figure_png(curves.plot_losses(history)) if history else b"",
         previews=sorted((run / run_files.PREVIEWS).glob("[!.]*.png")),
         validation=run_files.read_validation(run),
         volumes=volumes,
@@ -78,22 +76,37 @@ def _fill_template(run: Path) -> str:
     )
 
 
-def _group_results(run: Path, record: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the newest result of each volume, by name, with the others of the volume beside it.
+def _group_results(run: Path) -> list[dict[str, Any]]:
+    """Return what the template asks for of the newest result of each volume, by name.
 
-    These are the run's earlier ones, and those of the runs that lie beside it.
+    `others` of the volume are the run's earlier ones, and those of the runs that lie beside it.
     """
     groups: dict[str, list[dict[str, Any]]] = {}
-    for one in _describe_results(run, record):
-        groups.setdefault(one["facts"]["sha256"], []).insert(0, one)
-    for file in sorted(run.resolve().parent.glob(f"*/{run_files.SETTINGS}")):
-        if file.parent != run.resolve():
-            with suppress(UserError):  # a damaged run is not the matter of this one
-                other = _describe_results(file.parent, run_files.read_record(file.parent))
-                for one in [one for one in other if one["facts"]["sha256"] in groups][::-1]:
-                    beside = f"../{file.parent.name}/"
-                    one |= {"run": beside, "where": beside + one["where"]}
-                    groups[one["facts"]["sha256"]].append(one)
+    runs = sorted(file.parent for file in run.resolve().parent.glob(f"*/{run_files.SETTINGS}"))
+    for folder in (run, *(other for other in runs if other != run.resolve())):
+        try:
+            options = run_files.read_record(folder)["options"]
+            history = run_files.read_history(folder)
+        except UserError:  # a damaged run is not the matter of this one
+            continue
+        beside = "" if folder == run else f"../{folder.name}/"
+        for result in reversed(Result.find_all(folder)):  # the newest was last
+            facts = result.facts
+            if missing := NEEDED - set(facts):
+                lacks = f"'{result.folder}' lacks {', '.join(sorted(missing))}"
+                warnings.warn(f"the report goes without a result: {lacks}", stacklevel=2)
+            elif not beside or facts["sha256"] in groups:
+                one = {
+                    "result": result,
+                    "facts": facts,
+                    "scores": _read_scores(result),
+                    "run": beside,
+                    "history": history,
+                    "where": f"{beside}{run_files.PREDICTIONS}/{result.folder.name}/",
+                    "options": options | facts["settings"],
+                    "changed": _differences(facts["settings"], options),
+                }
+                groups.setdefault(facts["sha256"], []).append(one)
     volumes = []
     for first, *others in groups.values():
         for one in others:
@@ -102,24 +115,6 @@ def _group_results(run: Path, record: Mapping[str, Any]) -> list[dict[str, Any]]
         first |= {"others": others, "scored": next(filter(None, scores), None)}
         volumes.append(first | _measure(first))
     return sorted(volumes, key=lambda volume: volume["facts"]["name"])
-
-
-def _describe_results(run: Path, record: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield what the template asks for of each result of a run, the newest last."""
-    for result in Result.find_all(run):
-        if missing := NEEDED - set(result.facts):
-            lacks = f"'{result.folder.name}' lacks {', '.join(sorted(missing))}"
-            warnings.warn(f"the report goes without a result: {lacks}", stacklevel=2)
-            continue
-        yield {
-            "result": result,
-            "facts": result.facts,
-            "scores": _read_scores(result),
-            "run": "",
-            "where": f"{run_files.PREDICTIONS}/{result.folder.name}/",
-            "options": record["options"] | result.facts["settings"],
-            "changed": _differences(result.facts["settings"], record["options"]),
-        }
 
 
 def _measure(volume: Mapping[str, Any]) -> dict[str, Any]:
@@ -218,6 +213,7 @@ def _template() -> Any:
         "times": times,
         "option": option_text,
         "data_uri": _data_uri,
+        "losses": lambda rows: curves.figure_png(curves.plot_losses(rows)) if rows else b"",
         "link": quote,
         "short": lambda path: "/".join(Path(path).parts[-2:]),  # what says something elsewhere
         "number": lambda number: f"{number:,}",

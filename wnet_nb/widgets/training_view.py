@@ -78,7 +78,6 @@ class TrainingView(Panel):
             self.history,
             steps=self.steps,
             steps_per_epoch=self._per_epoch,
-            epochs=self.settings.epochs,
             changes=list(self.changes),
         )
         png = curves.figure_png(figure)
