@@ -3,6 +3,7 @@ import os
 import sys
 import types
 
+import ipywidgets
 import numpy as np
 import pytest
 import tifffile
@@ -14,7 +15,6 @@ from wnet_nb.colab.session import EXAMPLE, LINK, OWN, Session, describe_runtime
 from wnet_nb.errors import UserError
 from wnet_nb.files.writing import write_volume
 from wnet_nb.model import WNet3D
-from wnet_nb.whole_file import sha256
 
 TINY = config.preset(
     "scratch", base_channels=4, epochs=2, batch_size=2, patch_size=16, patches_per_volume=4
@@ -90,9 +90,9 @@ def test_the_example_is_the_same_file_on_every_runtime(tmp_path, monkeypatch):
         (tmp_path / name).mkdir()
         monkeypatch.chdir(tmp_path / name)
         session = Session()
-        session.choose_data(EXAMPLE)
-        hashes.append(sha256(session.source))
-        assert session.truth.is_file()
+        (stack,) = session.choose_data(EXAMPLE).stacks
+        hashes.append(stack.sha256)
+        assert stack.truth.max() > 100
     assert hashes[0] == hashes[1]
 
 
@@ -237,17 +237,24 @@ def write_text(path):
     path.write_text("content")
 
 
+def options_are_seen(field):
+    (more,) = (part for part in field.children if isinstance(part, ipywidgets.Accordion))
+    return more.selected_index == 0
+
+
 def test_what_was_said_of_the_data_holds_for_the_images_until_it_is_changed(away):
     write_image(away / "images" / "a.tif")
     write_image(away / "others" / "b.tif")
     session = Session()
     data = session.choose_data(OWN, "images")
+    assert not options_are_seen(data)
     data.fields["voxel_size_um"].control.value = "2,1,0.5"
     for path in ("", "others"):
         images = session.choose_images(path)
         assert images.stack.voxel_size_um == (2.0, 1.0, 0.5)
         assert "2 × 1 × 0.5 µm (z, y, x) from option" in images.found.value
         assert images.fields["voxel_size_um"].control.value == "2.0,1.0,0.5"
+        assert options_are_seen(images)
     images.fields["voxel_size_um"].control.value = "3,1,0.5"
     assert session.choose_images("others").stack.voxel_size_um == (3.0, 1.0, 0.5)
     assert data.options["voxel_size_um"] == (2.0, 1.0, 0.5)
@@ -262,8 +269,12 @@ def test_slices_and_labels_of_the_data_hold_for_the_images_too(away):
     session = Session()
     session.choose_data(OWN, str(away)).slices.value = True
     assert session.choose_images().stack.shape == (9, 16, 16)
-    session.choose_data(EXAMPLE)
+    write_image(away / "images" / "a.tif")
+    (away / "truth").mkdir()
+    session.choose_data(OWN, "images", labels="truth")
     assert session.choose_images().labels.value == str(session.truth)
+    session.choose_data(EXAMPLE)
+    assert session.choose_images().stack.truth is not None
 
 
 def test_the_progress_of_a_copy_is_not_shown_as_an_error(on_colab, capsys):

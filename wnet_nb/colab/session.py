@@ -23,7 +23,6 @@ from wnet_nb.config import Settings
 from wnet_nb.errors import UserError
 from wnet_nb.files.download import Progress
 from wnet_nb.files.run_files import SETTINGS
-from wnet_nb.jobs.example import write_example
 from wnet_nb.jobs.models import find_weights, is_word, load_model
 from wnet_nb.jobs.stacks import Stacks
 from wnet_nb.widgets import DataField, Trained, TrainingPanel
@@ -56,8 +55,7 @@ class Session:
     """
 
     def __init__(self, use_drive: bool = False) -> None:
-        content = Path("/content")
-        self.home = (content if on_colab() and content.is_dir() else Path.cwd()).resolve()
+        self.home = Path.cwd().resolve()  # /content on Colab
         self.my_drive = mount_drive(self.home / "drive") if use_drive and on_colab() else None
         self.drive = self.my_drive / "wnet_nb" if self.my_drive else None
         self.backups = Backups(self.drive)
@@ -90,19 +88,14 @@ class Session:
         `kind` is ``example volume``, ``own folder`` (at `path`) or ``Drive link`` (`link`, to one
         TIFF or a zip of them); `labels` is where those are that belong to the volumes by name.
         """
-        self.truth = None
         if kind == EXAMPLE:
-            folder = self.home / "data" / "example"
-            if not folder.exists():
-                write_example(folder)
-            self.source, self.truth = folder / "example.tif", folder / "example_labels.tif"
+            self.source = Path("example")  # the field makes it, with its labels beside it
         elif kind == OWN:
             self.source = self._bring(path)
         else:
             with _bar("fetching") as progress:
                 self.source = fetch_volumes(link, self.home / "data", progress)
-        if labels.strip():
-            self.truth = self._bring(labels)
+        self.truth = self._bring(labels) if labels.strip() else None
         self.data = DataField(self.source, self.truth)
         return self.data
 
@@ -162,16 +155,15 @@ class Session:
 
         Cells that another model finds go to a folder of their own in `results`.
         """
-        model = model.strip()
-        if not model and self.run is None:
-            raise UserError("nothing was trained in this session; fill in the model's path")
-        if not model:
-            path = run = self.run
-        else:
+        model, path = model.strip(), self.run
+        if model:
             path = model if is_word(model) else self.find(model)
+        if path is None:
+            raise UserError("nothing was trained in this session; fill in the model's path")
+        loaded, run = load_model(path), self.run
+        if model:
             new = free_name(self.home / "results" / Path(path).stem)
             run = self.results.setdefault(str(path), new)
-        loaded = load_model(path)
         run.mkdir(parents=True, exist_ok=True)
         return Trained(run, loaded, tuple(loaded.history), True)
 

@@ -69,7 +69,8 @@ class DataField(Panel):
         self.reset = widgets.Button(description="Reset", tooltip="to what the cell says")
         self.reset.on_click(self._reset)
         parts = widgets.VBox([self.slices, *self.fields.values(), self.reset])
-        more = widgets.Accordion([parts], selected_index=None)
+        said = filled["slices"] or any(value is not None for value in self.options.values())
+        more = widgets.Accordion([parts], selected_index=0 if said else None)
         more.set_title(0, "Channel, time point, voxel size, reset")
         for control in (self.path, self.labels, self.slices):
             control.observe(self.read, "value")
