@@ -18,8 +18,6 @@ from wnet_nb import __version__
 from wnet_nb.config import DEFAULTS, OPTIONS, PRESETS, names_with
 
 WRONG, INTERRUPTED = 2, 130
-TRAINING_OPTIONS = ("epochs", "learning_rate", "patch_size", "base_channels", "intensity_sigma")
-TRAINING_OPTIONS += ("start_from", "cell_radius_um", "channel", "voxel_size_um")
 
 # The arguments of the verbs, as `add_argument` takes them; one verb's own comes before the common.
 ARGUMENTS = {
@@ -51,45 +49,43 @@ ARGUMENTS = {
     "starter --out": {"required": True, "metavar": "FILE", "help": "a new .safetensors"},
 }
 
-# What a verb does, an example, its arguments, and the options for --set that matter most.
+# What a verb does, an example, and its arguments.
 VERBS = {
     "demo": (
         "show everything on the built-in example, in a few minutes",
         "--out demo",
         "--out --seed --set",
-        (),
     ),
     "check": (
         "say what is wrong with volumes or unsuitable, file by file",
         "my_stacks/",
         "path --preset --settings --set --slices",
-        (),
     ),
     "train": (
         "train a network on volumes, without labels",
         "my_stacks/ --run runs/first --preset quick --set epochs=10",
         "path --run --resume --labels --cellseg3d --preset --settings --set --slices",
-        TRAINING_OPTIONS,
     ),
     "segment": (
         "find, count and measure the cells of whole volumes",
         "runs/first my_stacks/ --set minimum_size=0.2",
         "model path --out --labels --set --slices",
-        names_with("segmenting"),
     ),
     "evaluate": (
         "score a segmentation against the truth",
         "runs/first/predictions true_labels/",
         "prediction truth --radius-um --set",
-        (),
     ),
     "starter": (
         "make starter weights from simulated cells, for cells of your kind",
         "--out mine.safetensors --set radius=3,5",
         "--out --steps --seed --set",
-        (),
     ),
 }
+
+TRAINING = "epochs learning_rate patch_size base_channels intensity_sigma start_from "
+TRAINING += "cell_radius_um channel voxel_size_um"
+MATTER_MOST = {"train": TRAINING.split(), "segment": names_with("segmenting")}  # of --set
 
 
 class _Parser(argparse.ArgumentParser):
@@ -108,12 +104,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="wnet-nb", description=__doc__.splitlines()[0], parents=[shared])
     parser.add_argument("--version", action="version", version=__version__)
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for name, (text, example, arguments, options) in VERBS.items():
+    for name, (text, example, arguments) in VERBS.items():
         verb = verbs.add_parser(
             name,
             help=text,
             description=text,
-            epilog=f"example:\n  python -m wnet_nb {name} {example}\n{_explain(options)}",
+            epilog=f"example:\n  python -m wnet_nb {name} {example}\n{_explain(name)}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
             parents=[shared],
         )
@@ -124,7 +120,8 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _explain(options: Sequence[str]) -> str:
+def _explain(verb: str) -> str:
+    options = MATTER_MOST.get(verb, ())
     lines = ["\noptions for --set that matter most:"] if options else []
     for name in options:
         default = "found" if DEFAULTS[name] is None else str(DEFAULTS[name]).lower()
