@@ -21,10 +21,10 @@ PANEL_PIXELS = 460
 FONT_POINTS = 15  # to be read on a page that shows the picture at two thirds
 
 
-def draw_panels(image, results):
+def draw_panels(image, results, voxel_size_um):
     """Return a figure of an image plane (Z, Y, X) beside the same with each of some labels.
 
-    `results` maps a title to labels (Z, Y, X).
+    `results` maps a title to labels (Z, Y, X); `voxel_size_um` is (z, y, x).
     """
     z = planes.densest_point(next(iter(results.values())))[0]
     seen = planes.fit_plane(image[z], (PANEL_PIXELS, PANEL_PIXELS))
@@ -40,6 +40,11 @@ def draw_panels(image, results):
         axes.imshow(pixels.astype(np.uint8))
         axes.set_axis_off()
         axes.set_title(title, fontsize=FONT_POINTS)
+    width_um = image.shape[2] * voxel_size_um[2]
+    length, y = planes.round_length(width_um), PANEL_PIXELS - 20
+    end = 15 + length * PANEL_PIXELS / width_um
+    figure.axes[0].plot([15, end], [y, y], color="white", linewidth=4)
+    figure.axes[0].text(end + 8, y, f"{length:g} µm", color="white", fontsize=12, va="center")
     return figure
 
 
@@ -56,7 +61,7 @@ def main():
         f"without network: {without.max()} cells": without,
     }
     pictures = {
-        "cells.png": draw_panels(image, panels),
+        "cells.png": draw_panels(image, panels, result.facts["voxel_size_um"]),
         "curves.png": curves.plot_losses(read_history(run)),
     }
     for name, figure in pictures.items():

@@ -48,7 +48,7 @@ def test_the_losses_stand_in_two_rows_so_that_they_can_be_read_on_a_narrow_page(
 def test_a_change_of_options_is_marked_at_its_epoch():
     axes = curves.plot_losses(history(changes=(4, 9))).axes[0]
     assert [line.get_xdata()[0] for line in axes.lines[2:]] == [4, 9]
-    assert [text.get_text() for text in axes.texts] == ["1", "2"]
+    assert [text.get_text().strip() for text in axes.texts] == ["1", "2"]
     assert "dotted: options changed" in axes.get_xlabel()
 
 

@@ -73,10 +73,8 @@ def plot_losses(
         axes.plot(places, of_steps, color=LOSS_COLOUR, alpha=0.35, linewidth=1)
         for number, place in enumerate(marks, start=1):
             axes.axvline(place, color=MARK_COLOUR, linestyle=":", linewidth=1.3)
-            axes.annotate(
-                f"{number}", (place, 1), (2, -2), xycoords=("data", "axes fraction"),
-                textcoords="offset points", va="top", fontsize=9, color=MARK_COLOUR,
-            )  # fmt: skip
+            corner = {"transform": axes.get_xaxis_transform(), "va": "top", "fontsize": 9}
+            axes.text(place, 0.98, f" {number}", color=MARK_COLOUR, **corner)
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("epoch (dotted: options changed)" if marks else "epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
@@ -98,15 +96,13 @@ def _scale_axis(axes: Axes, values: Sequence[float]) -> None:
         axes.yaxis.set_minor_formatter("")
 
 
-def plot_scores(
-    scores: InstanceScores, baseline_scores: InstanceScores | None, *, title: str
-) -> Figure:
+def plot_scores(scores: InstanceScores, baseline: InstanceScores | None, *, title: str) -> Figure:
     """Draw F1 against the overlap asked of a cell, with and without the network."""
     figure = new_figure(6.0, 4.3)
     axes = figure.add_subplot()
     curves = {"network": (scores, "#b45309", "o-")}
-    if baseline_scores is not None:
-        curves["without network"] = baseline_scores, "#0e7490", "s--"
+    if baseline is not None:
+        curves["without network"] = baseline, "#0e7490", "s--"
     for name, (curve, colour, style) in curves.items():
         at_half = curve.f1[curve.thresholds.index(0.5)]
         label = f"{name}: {curve.n_predicted:,} cells, F1 {at_half:.2f} at IoU 0.5"

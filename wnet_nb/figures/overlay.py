@@ -72,16 +72,9 @@ def preview_png(
     return _compose([blocks], layout.pixel_um, title, unit=unit)
 
 
-def progress_png(
-    history: Sequence[Mapping[str, Any]],
-    preview: Preview,
-    *,
-    voxel_size_um: Sequence[float] | None,
-    epochs: int,
-) -> bytes:
-    """Draw loss curves above the preview of the last epoch: the picture of a run."""
-    title = f"One patch after epoch {history[-1]['epoch']} of {epochs}"
-    below = imread(BytesIO(preview_png(preview, voxel_size_um=voxel_size_um, title=title)))
+def progress_png(history: Sequence[Mapping[str, Any]], preview: bytes) -> bytes:
+    """Draw loss curves above the PNG of the last preview: the picture of a run."""
+    below = imread(BytesIO(preview))
     figure = curves.plot_losses(history, width=(below.shape[1] + 0.5) / curves.DPI)
     above = imread(BytesIO(curves.figure_png(figure)))[..., :3]
     return planes.png_of(Image.fromarray(np.concatenate([above, below])))

@@ -28,10 +28,6 @@ from wnet_nb.whole_file import write_whole
 
 PICTURED = 12  # volumes with pictures; more would make a page that no mail takes
 BESIDE = 3  # other results of a volume with pictures
-PRINT_DPI = 150
-LINKED = (run_files.SETTINGS, run_files.HISTORY, run_files.VALIDATION, run_files.PROGRESS)
-LINKED += (f"{run_files.PREDICTIONS}/{run_files.ALL_CELLS}",)
-LINKED += (f"{run_files.PREDICTIONS}/{run_files.ALL_VOLUMES}", "weights.safetensors")
 NEEDED = {"sha256", "file", "path", "shape", "dtype", "voxel_size_um", "voxel_size_source"}
 NEEDED |= {"cell_size", "cell_radius_um", "settings", "model", "reason"}
 
@@ -67,7 +63,7 @@ def _fill_template(run: Path) -> str:
         volumes=volumes,
         pictured=PICTURED,
         beside=BESIDE,
-        files=LINKED,
+        files=sorted([*run.glob("[!.]*.*"), *(run / run_files.PREDICTIONS).glob("*.csv")]),
         known=OPTIONS,
         defaults=DEFAULTS,
         begun=DEFAULTS | PRESETS.get(record["preset"] or "published", {}),
@@ -129,7 +125,6 @@ def _measure(volume: Mapping[str, Any]) -> dict[str, Any]:
     sizes, facts = [row["volume_um3"] for row in cells], volume["facts"]
     ball_um3 = 4 / 3 * np.pi * facts["cell_radius_um"] ** 3
     figure = curves.plot_sizes(sizes, facts["settings"]["minimum_size"] * ball_um3)
-    figure.set_dpi(PRINT_DPI)
     quartiles = [float(size) for size in np.percentile(sizes, (25, 50, 75))]
     return {"cells": cells, "quartiles_um3": quartiles, "sizes_png": curves.figure_png(figure)}
 

@@ -196,11 +196,11 @@ class RunRecorder:
         }
 
     def _write_pictures(self, event: EpochEnd) -> None:
-        size, epochs = self._voxel_size_um, self.settings.epochs
-        png = overlay.progress_png(self._history, event.preview, voxel_size_um=size, epochs=epochs)
-        self._write(PROGRESS, png)
-        png = overlay.preview_png(event.preview, voxel_size_um=size, title=f"Epoch {event.epoch}")
+        title = f"One patch after epoch {event.epoch} of {self.settings.epochs}"
+        size = self._voxel_size_um
+        png = overlay.preview_png(event.preview, voxel_size_um=size, title=title)
         self._write(f"{PREVIEWS}/epoch-{event.epoch:04d}.png", png)
+        self._write(PROGRESS, overlay.progress_png(self._history, png))
 
     def _write(self, name: str, content: bytes) -> None:
         path = self.run / name
