@@ -210,8 +210,10 @@ form
 #
 # ## 4.1 Look at the data and the settings
 #
-# Shows the first stack in three planes; the sliders move the cross. Can you see the cells? What you
-# cannot see, the network will not find. Takes **seconds**.
+# Shows the first stack in three planes; a click or the sliders move the cross. Can you see the
+# cells? What you cannot see, the network will not find. With *crop*, below the planes, you write
+# the part that is worth working on as a TIFF, whose path you then give in section 3.1. Takes
+# **seconds**.
 
 # %%
 widgets.view_stacks(data.stacks)

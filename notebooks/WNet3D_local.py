@@ -64,7 +64,8 @@ data
 #
 # A click or the sliders move the three planes, the mouse wheel goes through them; **contrast**
 # changes what you see and nothing else. Are the cells brighter than what is around them, and is the
-# z-axis as long as it should be?
+# z-axis as long as it should be? With **crop**, below, you write the part that is worth working on
+# as a TIFF of its own.
 
 # %%
 widgets.view_stacks(data.stacks)
@@ -189,6 +190,8 @@ results = await widgets.find_cells(chosen, target.stacks, tuner.changes)
 
 # %% [markdown]
 # The cells one by one. Choose a row, and its cell turns white; click a cell, and its row is chosen.
+# The buttons below the picture take the cells to Fiji, as outlines for its ROI Manager, and to
+# napari, where that is installed.
 
 # %%
 widgets.view_cells(results, target.stacks, table=True)
@@ -215,3 +218,8 @@ widgets.show_scores(results)
 
 # %%
 print("results:", results[0].folder.parents[1].resolve())
+
+# %% [markdown]
+# **If *Run All* brought you here**, this is where to look: [your files](#2.-Data),
+# [the cells at once](#4.-Cells-at-once), [what the training changed](#6.-Compare), with the
+# training above it, and [the cells of all volumes, one by one](#7.-Apply).

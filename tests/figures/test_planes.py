@@ -95,6 +95,28 @@ def test_the_picture_of_the_viewer_has_an_overlay_on_either_side_of_the_curtain(
     assert seen[rows.stop // 4, columns.start + 3 * quarter].max() == 0
 
 
+def test_the_picture_of_the_viewer_has_the_edges_of_a_box_where_they_are_in_sight():
+    shape = (20, 20, 20)
+    layout = planes.Layout.of(shape, (1, 1, 1))
+    box = [slice(5, 15), slice(-4, 10), slice(5, 30)]
+    png = planes.planes_png(np.zeros(shape), (19, 19, 19), layout, limits=(0, 1), box=box)
+    seen = (imread(BytesIO(png))[..., :3] == planes.BOX).all(axis=-1)
+    pixel = 1 / layout.pixel_um  # pixels of a voxel
+    for place, (top, bottom, left, right) in zip(
+        layout.places, ((-4, 10, 5, 30), (5, 15, 5, 30), (-4, 10, 5, 15)), strict=True
+    ):
+        rows, columns = (np.flatnonzero(seen[place].any(axis)) / pixel for axis in (1, 0))
+        assert rows.min() == pytest.approx(max(0, top), abs=0.2)
+        assert columns.min() == pytest.approx(left, abs=0.2)
+        assert rows.max() == pytest.approx(bottom, abs=0.2)
+        assert columns.max() == pytest.approx(min(right, 20), abs=0.2)
+        middle = (
+            round(pixel * (max(0, top) + bottom) / 2),
+            round(pixel * (left + min(right, 20)) / 2),
+        )
+        assert not seen[place][middle]
+
+
 def test_the_picture_of_the_viewer_has_a_scale_bar_of_its_length():
     for shape, size_um, wanted in (((24, 96, 96), (1, 1, 1), 20), ((90, 20, 20), (2, 0.5, 0.5), 2)):
         layout = planes.Layout.of(shape, size_um)

@@ -188,7 +188,7 @@ def wait_until(true, seconds=60.0):
 def shoot(page, home, place, name, keep=None):
     """Save a picture of a place at two widths; to the repository only where asked for."""
     panel = page.locator(place).first
-    for width in (1100, 1300):
+    for width in (1000, 1300):
         page.set_viewport_size({"width": width, "height": 1500})  # the whole panel is in sight
         panel.scroll_into_view_if_needed()
         time.sleep(0.5)
@@ -204,6 +204,7 @@ def test_a_user_goes_through_the_notebook(page, lab, record_property):
     run_all(page, address)
     wait_until(lambda: trains(page))
     shoot(page, folder, ".wnet-datafield", "data")
+    shoot(page, folder, ".wnet-modelfield", "network")
 
     # While it trains: the picture of the affinities follows its slider.
     page.locator(".wnet-settingsform").get_by_text("Soft N-cut", exact=True).click()

@@ -3,6 +3,7 @@
 import ast
 import csv
 import json
+import re
 from pathlib import Path
 
 import jupytext
@@ -40,13 +41,23 @@ def code_cells(notebook):
 def executed(notebook, tmp_path_factory):
     """The notebook after a run with a shortened training, and the folder it ran in."""
     folder = tmp_path_factory.mktemp("notebook")
+    return execute(notebook, folder), folder
+
+
+def execute(notebook, folder, times=1):
+    """Run every cell so many times, with a shortened training."""
     notebook = nbformat.from_dict(notebook)
     (cell,) = [c for c in code_cells(notebook) if PRESET in c.source]
     cell.source = cell.source.replace(PRESET, SHORT)
+    notebook.cells = [
+        nbformat.from_dict(cell | {"id": f"{cell.id}-{n}"})
+        for cell in notebook.cells
+        for n in range(times)
+    ]
     client = nbclient.NotebookClient(
         notebook, timeout=240, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
     )
-    return client.execute(), folder
+    return client.execute()
 
 
 def test_the_notebook_and_its_twin_say_the_same(notebook):
@@ -96,6 +107,35 @@ def test_applying_again_makes_a_second_result(executed):
     predictions = folder / "runs" / "example" / "predictions"
     made = sorted(path.name for path in predictions.iterdir() if path.is_dir())
     assert made == ["example", "example-2"]
+
+
+def test_every_cell_run_twice_in_a_row_gives_the_same_training_and_the_same_cells(
+    notebook, executed, tmp_path
+):
+    again = execute(notebook, tmp_path, times=2)
+    assert [o for c in code_cells(again) for o in c.outputs if o.output_type == "error"] == []
+    runs = [folder / "runs" for folder in (executed[1], tmp_path)]
+    assert [[path.name for path in run.iterdir()] for run in runs] == [["example"]] * 2
+    histories = [read_history(run / "example") for run in runs]
+    losses = [[row["total"] for row in history] for history in histories]
+    assert losses[0] == losses[1] and len(losses[0]) == 3
+    once, twice = (
+        [path.read_bytes() for path in sorted(run.glob("example/predictions/*/cells.csv"))]
+        for run in runs
+    )
+    assert len(twice) == 2 * len(once) and set(once) == set(twice)
+
+
+def test_the_end_says_where_to_look_after_run_all(notebook):
+    headings = [
+        line.lstrip("# ").replace(" ", "-")
+        for cell in notebook.cells
+        if cell.cell_type == "markdown"
+        for line in cell.source.splitlines()
+        if line.startswith("#")
+    ]
+    places = re.findall(r"\]\(#([^)]*)\)", notebook.cells[-1].source)
+    assert len(places) >= 4 and set(places) <= set(headings)
 
 
 def test_it_can_be_read_where_widgets_are_not_drawn(executed):

@@ -1,5 +1,8 @@
 import asyncio
+import json
+import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -9,6 +12,27 @@ from wnet_nb.jobs import segment as job
 from wnet_nb.jobs.stacks import read_stacks
 from wnet_nb.widgets import StopInPlace
 from wnet_nb.widgets.viewer import TRUTH
+
+STAND_IN = """
+import json
+import os
+
+class Viewer:
+    def __init__(self, title):
+        self.layers = [title]
+
+    def add_image(self, array, name, scale):
+        self.layers.append([name, array.shape, scale])
+        global last
+        last = self
+
+    add_labels = add_image
+
+def run():
+    with open("part", "w") as file:
+        json.dump(last.layers, file)
+    os.rename("part", "window.json")
+"""
 
 
 @pytest.fixture
@@ -26,22 +50,26 @@ def test_cells_are_found_by_a_run_and_stand_beside_those_without_it_and_the_trut
     (result,) = find(trained.run)
     assert result.facts["count"] == result.labels().max()
     names = list(widgets.view_cells([result], stacks).shown.overlays)
-    assert names[0].startswith(f"{trained.run.name}, ") and names[-1] == TRUTH
+    assert names[0].startswith(f"run {trained.run.name}, ") and names[-1] == TRUTH
 
 
 def test_two_results_of_a_volume_stand_side_by_side(find, stacks, trained):
     before, after = find("none", cell_radius_um=4.0), find(trained.run)
     names = list(widgets.view_cells(after, stacks, beside=before).shown.overlays)
-    assert [name.split(",")[0] for name in names] == [trained.run.name, "without network", TRUTH]
+    assert [name.split(",")[0] for name in names] == [
+        f"run {trained.run.name}",
+        "without network",
+        TRUTH,
+    ]
 
 
 def test_the_cells_in_three_dimensions_are_below_the_viewer(find, stacks):
     (result,) = find(cell_radius_um=4.0)
-    *_, fold = widgets.view_cells([result], stacks).shown.children
+    *_, fold, _ = widgets.view_cells([result], stacks).shown.children
     assert fold.get_title(0) == "the cells in three dimensions" and fold.selected_index is None
     assert fold.children[0].value == (result.folder / "projections.png").read_bytes()
     (result.folder / "projections.png").unlink()  # a result of an older version has none
-    assert len(widgets.view_cells([result], stacks).shown.children) == 2
+    assert len(widgets.view_cells([result], stacks).shown.children) == 3
 
 
 def test_a_table_below_is_bound_to_the_viewer(find, stacks):
@@ -49,6 +77,52 @@ def test_a_table_below_is_bound_to_the_viewer(find, stacks):
     viewer, table = shown.children[:2]
     table.table.index = 1
     assert viewer.chosen[1] == table.table.value
+
+
+@pytest.fixture
+def elsewhere(find, stacks):
+    """The result, the buttons for other programs, and what is said beside them."""
+
+    def make():
+        (result,) = find(cell_radius_um=4.0)
+        *buttons, said = widgets.view_cells([result], stacks).shown.children[-1].children
+        return result, {button.description: button for button in buttons}, said
+
+    return make
+
+
+def test_the_rois_are_written_beside_the_labels_once(elsewhere):
+    pytest.importorskip("roifile")
+    result, buttons, said = elsewhere()
+    for _ in range(2):
+        buttons["ROIs for Fiji"].click()
+        assert str(result.rois) in said.value
+    assert result.rois.stat().st_size > 1000
+
+
+def test_without_roifile_it_says_what_to_install(elsewhere, monkeypatch):
+    monkeypatch.setitem(sys.modules, "roifile", None)
+    _, buttons, said = elsewhere()
+    buttons["ROIs for Fiji"].click()
+    assert "%pip install roifile" in said.value
+
+
+def test_napari_is_offered_only_where_it_is_installed(elsewhere, monkeypatch):
+    monkeypatch.setattr("wnet_nb.widgets.cells_panel.find_spec", lambda name: None)
+    assert list(elsewhere()[1]) == ["ROIs for Fiji"]
+
+
+def test_napari_opens_in_a_process_of_its_own(elsewhere, stacks, tmp_path, monkeypatch):
+    (tmp_path / "napari.py").write_text(STAND_IN)
+    monkeypatch.syspath_prepend(tmp_path)
+    elsewhere()[1]["Open in napari"].click()
+    window, deadline = tmp_path / "window.json", time.monotonic() + 60
+    while not window.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    name, image, cells = json.loads(window.read_text())
+    shape, size = list(stacks[0].shape), list(stacks[0].voxel_size_um)
+    assert name == "a" and image == ["a", shape, size] and cells == ["cells", shape, size]
+    assert "napari" not in sys.modules
 
 
 def test_each_volume_of_a_folder_can_be_chosen(find, folder, settings):

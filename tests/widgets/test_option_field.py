@@ -59,6 +59,15 @@ def test_a_value_between_or_beyond_the_steps_of_its_slider_stays(name, value):
     assert one.value == value and told == []
 
 
+def test_the_step_next_to_a_value_that_a_browser_answers_with_is_not_taken():
+    told = []
+    one = field("reconstruction_weight", 0.005, told)
+    one.slider.value = 10**-2.3
+    assert (one.value, one.control.value, told) == (0.005, "0.005", [])
+    one.slider.value = 10**-2.28
+    assert (one.value, told) == (0.00525, ["reconstruction_weight"])
+
+
 def test_a_slider_of_powers_of_ten_gives_three_digits():
     one = field("reconstruction_weight", 0.005)
     one.slider.value = 10**-3.98

@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 
 from wnet_nb import widgets
-from wnet_nb.jobs.stacks import read_stacks
-from wnet_nb.widgets.viewer import TRUTH, Chooser
+from wnet_nb.widgets.viewer import Chooser
 
 SIZE = (2.0, 1.0, 1.0)
 
@@ -101,13 +100,3 @@ def test_a_chooser_makes_the_panel_of_a_volume_when_it_is_asked_for(folder, sett
         np.zeros((8, 8, 8)), voxel_size_um=SIZE))  # fmt: skip
     chooser.which.value = 1
     assert made == [0, 1]
-
-
-def test_each_volume_is_viewed_with_its_truth(folder, settings):
-    shown = widgets.view_stacks(read_stacks(folder / "two", settings))
-    assert shown.which.layout.display == "" and shown.shown.overlays == {}
-    first = shown.shown.picture.value
-    shown.which.value = 1
-    assert shown.shown.picture.value != first
-    alone = widgets.view_stacks(read_stacks(folder / "in", settings, labels=folder / "truth"))
-    assert alone.which.layout.display == "none" and list(alone.shown.overlays) == [TRUTH]

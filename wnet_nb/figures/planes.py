@@ -25,7 +25,7 @@ from wnet_nb.grid import thin_out
 CANVAS_PIXELS = 620  # longer side
 GAP_PIXELS = 8  # between the planes
 NAMES = ("XY", "XZ", "YZ")
-CROSSHAIR = (255, 210, 60)
+CROSSHAIR, BOX = (255, 210, 60), (80, 220, 255)
 SURROUNDINGS = 255  # grey around the planes
 VIEWER_TEXT = 22  # pixels: still to be read where a narrow page shows the picture at half its size
 # Periods per voxel along z, y, x of the waves that give a cell its hue and its brightness, found by
@@ -174,13 +174,15 @@ def planes_png(
     colours: tuple[np.ndarray | None, np.ndarray | None] = (None, None),
     opacity: float = 0.45,
     curtain: float = 1.0,
+    box: Sequence[slice] | None = None,
 ) -> bytes:
     """Draw three planes through a voxel, with crosshair, scale bar and one overlay or two, quickly.
 
     `image` is (Z, Y, X), any real dtype, drawn black and white at `limits`; the planes cross at the
     voxel `point` (z, y, x). `left` and `right` are labels (integer, with their `cell_colours` in
     `colours`) or class maps (float, 0-1), (Z, Y, X), on either side of the `curtain`, which hangs
-    from 0 (left edge of each plane) to 1 (right edge).
+    from 0 (left edge of each plane) to 1 (right edge). `box` is a part (z, y, x) in voxels whose
+    edges are drawn.
     """
     pixels = grey(layout.draw(image, point), limits)
     share = 1.0 if right is None else curtain
@@ -194,6 +196,8 @@ def planes_png(
         if right is not None and 0 < edge < pixels[place].shape[1]:
             pixels[place][:, edge - 1 : edge + 1] = 255
     _draw_crosshair(pixels, point, image.shape, layout)
+    if box is not None:
+        _draw_box(pixels, box, image.shape, layout)
     picture = name_planes(pixels, layout, VIEWER_TEXT)
     rows, columns = layout.places[0]
     length = round_length(columns.stop * layout.pixel_um)
@@ -210,6 +214,19 @@ def _draw_crosshair(pixels: np.ndarray, point, shape, layout: Layout) -> None:
         columns = np.abs(np.arange(part.shape[1]) - int(across * part.shape[1]))
         line = ((rows == 0) | (columns == 0)) & (rows + columns > 9)  # the voxel stays visible
         part[line] = 0.45 * part[line] + 0.55 * np.array(CROSSHAIR)
+
+
+def _draw_box(pixels: np.ndarray, box: Sequence[slice], shape, layout: Layout) -> None:
+    for place, axes in zip(layout.places, ((1, 2), (0, 2), (1, 0)), strict=True):
+        frame = np.zeros(pixels[place].shape[:2], bool)
+        outer, inner = [], []
+        for axis, length in zip(axes, frame.shape, strict=True):
+            low, high = (round(p * length / shape[axis]) for p in (box[axis].start, box[axis].stop))
+            outer.append(slice(max(0, low), max(0, high)))
+            inner.append(slice(max(0, low + 2), max(0, high - 2)))
+        frame[tuple(outer)] = True
+        frame[tuple(inner)] = False
+        pixels[place][frame] = BOX
 
 
 def write(

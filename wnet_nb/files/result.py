@@ -33,6 +33,7 @@ BASELINE_LABELS = "baseline_labels.tif"
 CELLS = "cells.csv"
 OVERLAY = "overlay.png"
 PROJECTIONS = "projections.png"
+ROIS = "rois.zip"
 FACTS = "result.json"
 SCORES = "scores.json"
 SCORES_PICTURE = "scores.png"
@@ -110,6 +111,11 @@ class Result:
     def scores_picture(self) -> Path:
         """Where the picture of the scores is, if there was a truth with labels."""
         return self.folder / SCORES_PICTURE
+
+    @property
+    def rois(self) -> Path:
+        """Where the outlines for Fiji are, once somebody asked for them."""
+        return self.folder / ROIS
 
     def labels(self) -> np.ndarray:
         """Return the cells, (Z, Y, X) uint16 or uint32: 0 background, 1 to n the cells."""

@@ -5,9 +5,10 @@ from wnet_nb.widgets.cells_panel import find_cells, show_scores, view_cells
 from wnet_nb.widgets.data_field import DataField
 from wnet_nb.widgets.model_field import ModelField
 from wnet_nb.widgets.option_form import SettingsForm
+from wnet_nb.widgets.stacks_panel import view_stacks
 from wnet_nb.widgets.training_panel import Trained, TrainingPanel, last_trained
 from wnet_nb.widgets.tuner import CellTuner
-from wnet_nb.widgets.viewer import Viewer, view_stacks
+from wnet_nb.widgets.viewer import Viewer
 
 __all__ = [
     "CellTuner",

@@ -12,6 +12,7 @@ from wnet_nb import losses
 from wnet_nb.config import Settings
 from wnet_nb.figures import overlay
 from wnet_nb.jobs.stacks import Stack
+from wnet_nb.widgets.panel import message
 
 CELL_SIGMA = 2.0  # voxels: cells are prepared to have a radius of about four
 
@@ -31,12 +32,12 @@ class AffinityPicture(widgets.VBox):
             slider.observe(self._draw, "value")
         layout = {"width": "840px", "max_width": "calc(100% - 4px)", "object_fit": "contain"}
         self.picture = widgets.Image(layout=layout)
-        text = widgets.HTML(
+        text = (
             "How strongly the voxel at the red cross is pulled into one class with its neighbours, "
             "on your image as the network sees it (0-100). Yellow: strongly. Pick another voxel:"
         )
         sliders = widgets.HBox(self._sliders, layout={"flex_flow": "row wrap"})
-        super().__init__([text, sliders, self.picture])
+        super().__init__([widgets.HTML(message(text)), sliders, self.picture])
         self.add_class("wnet-affinitypicture")
         self._draw()
 

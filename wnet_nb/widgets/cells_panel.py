@@ -6,15 +6,21 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from functools import partial
 from html import escape
+from importlib.util import find_spec
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import ipywidgets as widgets
 from IPython.display import display
 
+from wnet_nb.checkpoint import WEIGHTS
+from wnet_nb.errors import UserError
+from wnet_nb.figures import napari_window
 from wnet_nb.files.result import PROJECTIONS, Result
+from wnet_nb.files.rois import write_rois
 from wnet_nb.jobs.segment import Progress, count_in_words, segment
-from wnet_nb.jobs.stacks import Stacks
+from wnet_nb.jobs.stacks import Stack, Stacks
 from wnet_nb.widgets.busy_cell import StopInPlace, attend, explain, in_thread
 from wnet_nb.widgets.cell_table import CellTable
 from wnet_nb.widgets.panel import RED, Panel, message
@@ -94,8 +100,9 @@ def _describe(progress: Progress) -> str:
 def network_name(result: Result) -> str:
     """Return what the cells of a result were found with, in a word or two."""
     source = Path(result.facts["model"])
-    name = source.parent.name if source.name == "weights.safetensors" else source.stem
-    return "without network" if name == "none" else name
+    if source.name == WEIGHTS:
+        return f"run {source.parent.name}"
+    return "without network" if source.stem == "none" else source.stem
 
 
 def view_cells(
@@ -124,7 +131,8 @@ def view_cells(
             overlays[f"without network, {count} cells"] = result.baseline_labels()
         overlays |= true_overlay(stack)
         viewer = Viewer(stack.array, voxel_size_um=stack.voxel_size_um, overlays=overlays)
-        viewer.children = [*viewer.children, *_in_three_dimensions(result)]
+        below = [*_in_three_dimensions(result), _other_programs(result, stack)]
+        viewer.children = [*viewer.children, *below]
         if not table:
             return viewer
         cells = CellTable(result, viewer, next(iter(overlays)))
@@ -142,6 +150,32 @@ def _in_three_dimensions(result: Result) -> list[widgets.Widget]:
     fold = widgets.Accordion([picture], selected_index=None)
     fold.set_title(0, "the cells in three dimensions")
     return [fold]
+
+
+def _other_programs(result: Result, stack: Stack) -> widgets.Widget:
+    """Return a button for a window of napari, where it is installed, and one for ROIs for Fiji."""
+    napari = widgets.Button(description="Open in napari")
+    fiji, said = widgets.Button(description="ROIs for Fiji"), widgets.HTML()
+
+    def open_napari(_: object) -> None:
+        arguments = (stack.array, result.labels(), stack.voxel_size_um, result.name)
+        get_context("spawn").Process(target=napari_window.show, args=arguments, daemon=True).start()
+        said.value = message(
+            "napari opens in a window of its own within a minute. If none comes, this computer has "
+            f"no screen: copy '{result.folder}' to one that has, and open labels.tif there."
+        )
+
+    def write(_: object) -> None:
+        try:
+            path = result.rois if result.rois.exists() else write_rois(result.rois, result.labels())
+            said.value = message(f"Open the stack in Fiji, then the ROIs: '{path}'.")
+        except UserError as error:
+            said.value = message(f"{error}.", RED)
+
+    napari.on_click(open_napari)
+    fiji.on_click(write)
+    offered = [fiji] if find_spec("napari") is None else [napari, fiji]
+    return widgets.HBox([*offered, said], layout={"flex_flow": "row wrap"})
 
 
 def show_scores(results: Sequence[Result]) -> widgets.Widget:

@@ -30,16 +30,9 @@ COLOURS = {"error": RED, "warning": ORANGE, "info": "inherit"}
 class DataField(Panel):
     """A file or folder of TIFFs, read and checked as soon as it is named.
 
-    Parameters
-    ----------
-    path : str or Path, optional
-        A TIFF, a folder, or ``example`` for the built-in volume; that of `like` if not given.
-    labels : str or Path, optional
-        True labels, only to compare with.
-    like : DataField, optional
-        Another field: what is said there of the data holds here to begin with.
-    part : str
-        Under this name, what is filled in stays for the next time.
+    It begins with `path`, where ``example`` is the built-in volume, and true `labels` to compare
+    with, or with all that is said in another field that it is to be `like`. What is filled in stays
+    for the next time, under the name `part`.
     """
 
     def __init__(

@@ -65,7 +65,7 @@ class ModelField(Panel):
     def _look(self, _: object = None) -> None:
         text, self._fault = self.choice.value.strip(), ""
         try:
-            said = WORDS[text] if is_word(text) else self._describe(clean_path(text))
+            said = f"{text}: {WORDS[text]}" if is_word(text) else _describe(clean_path(text))
         except UserError as error:
             self._fault = f"{error}."
             self.found.value = message(self._fault, RED)
@@ -73,14 +73,15 @@ class ModelField(Panel):
         self.found.value = message(f"{said}.")
         remembered.keep(self._part, self._begun, {"model": text})
 
-    def _describe(self, path: Path) -> str:
-        if not path.exists():
-            raise UserError(
-                f"there is no network '{path}', looked for in '{Path.cwd()}'; give a run folder, "
-                f"a weights file, or one of: {', '.join(WORDS)}"
-            )
-        settings = load_model(path).settings
-        return f"A network of {settings.base_channels} channels and {settings.n_classes} classes"
+
+def _describe(path: Path) -> str:
+    if not path.exists():
+        raise UserError(
+            f"there is no network '{path}', looked for in '{Path.cwd()}'; give a run folder, a "
+            f"weights file, or one of: {', '.join(WORDS)}"
+        )
+    settings = load_model(path).settings
+    return f"A network of {settings.base_channels} channels and {settings.n_classes} classes"
 
 
 def find_runs() -> list[Path]:

@@ -7,6 +7,7 @@ from html import escape
 from typing import Any
 
 import ipywidgets as widgets
+import numpy as np
 
 from wnet_nb import config
 from wnet_nb.config import OPTIONS
@@ -44,16 +45,15 @@ class OptionField(widgets.VBox):
     ) -> None:
         self.name, self.option, self._on_change = name, OPTIONS[name], on_change
         self._value, self.fault, self._following = value, "", False
-        span = span or SPANS.get(name)
-        self.control = self._make_control("80px" if span else "220px")
+        self._span = span or SPANS.get(name)
+        self.control = self._make_control("80px" if self._span else "220px")
         self.control.observe(self._take_entry, "value")
         self.problem, self.slider = widgets.HTML(), None
         row = [widgets.HTML(f"<b>{name}</b>", layout={"width": "168px"}), self.control]
-        if span:
-            kind, low, high, step = span
-            self.slider = kind(
-                min=low, max=high, step=step, readout=False, layout={"width": "160px"}
-            )
+        if self._span:
+            kind, low, high, step = self._span
+            layout = {"width": "160px"}
+            self.slider = kind(min=low, max=high, step=step, readout=False, layout=layout)
             self._follow()
             self.slider.observe(self._take_position, "value")
             row.append(self.slider)
@@ -102,19 +102,22 @@ class OptionField(widgets.VBox):
             self.slider.value = self._value
             self._following = False
 
+    def _steps(self, value: float) -> float:
+        kind, _, _, step = self._span
+        return (np.log10(value) if kind is POWERS else value) / step
+
     def _take_position(self, change: Mapping[str, Any]) -> None:
-        if self._following:
+        # A browser answers with the step that is next to the value it was given: not the user.
+        moved = abs(self._steps(change["new"]) - self._steps(change["old"])) > 0.5
+        if self._following or not moved:
             return
         whole = self.option.kind is int
         self._take(change["new"] if whole else float(f"{change['new']:.3g}"))
         self.control.value = self._entry()
 
     def _take_entry(self, change: Mapping[str, Any]) -> None:
-        entry = str(change["new"])
-        if self.option.kind is float and not self.option.length:
-            entry = entry.replace(",", ".")
         try:
-            self._take(config.parse_value(self.name, entry))
+            self._take(config.parse_value(self.name, str(change["new"])))
         except UserError as error:
             self.fault = str(error)
             self.problem.value = message(f"{error}.", RED)
@@ -132,7 +135,7 @@ class OptionField(widgets.VBox):
 def _help(name: str) -> str:
     option = OPTIONS[name]
     words = ("Raise it when", "lower it when")
-    if option.choices:
+    if option.choices or name == "core_class":
         words = ("Choose:", "or")
     elif option.kind is bool:
         words = ("On when", "off when")

@@ -15,6 +15,7 @@ import ipywidgets as widgets
 from IPython.display import display
 
 RED, ORANGE = "#b91c1c", "#b45309"
+LINES = "display:inline-block;line-height:1.4"
 WIDGET = "application/vnd.jupyter.widget-view+json"
 WIDE = {"width": "98%", "max_width": "800px"}  # of a field for a path
 SIDE = {"description_width": "110px"}
@@ -23,7 +24,7 @@ SIDE = {"description_width": "110px"}
 def message(text: str, colour: str = "inherit") -> str:
     """Return text as HTML in a colour; nothing for no text."""
     words = escape(text, quote=False)
-    return f'<span style="color:{colour};line-height:1.4">{words}</span>' if text else ""
+    return f'<span style="color:{colour};{LINES}">{words}</span>' if text else ""
 
 
 class Panel(widgets.VBox):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -112,9 +112,9 @@ class TrainingView(Panel):
         if isinstance(event, Started):
             size = " × ".join(map(str, event.patch_shape))
             words = f"{event.parameters:,} weights, patches of {size} voxels"
-            self.facts.value = message(". ".join([words, *event.remarks]) + ".")
+            self.facts.value = message(_sentences([words, *event.remarks]))
         elif event.remarks:
-            self.facts.value = message(". ".join(event.remarks) + ".", ORANGE)
+            self.facts.value = message(_sentences(event.remarks), ORANGE)
         self.bar.max = self.settings.epochs * self._per_epoch
         if isinstance(event, StepEnd):
             self.bar.value = event.step
@@ -139,3 +139,7 @@ class TrainingView(Panel):
     def say(self, text: str, colour: str = "inherit") -> None:
         """Show one sentence where the user is looking."""
         self.status.value = message(text, colour)
+
+
+def _sentences(parts: Sequence[str]) -> str:
+    return " ".join(f"{part[:1].upper()}{part[1:]}." for part in parts)

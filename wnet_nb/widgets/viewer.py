@@ -10,7 +10,7 @@ import numpy as np
 
 from wnet_nb.figures import planes
 from wnet_nb.grid import thin_out
-from wnet_nb.jobs.stacks import Stack, Stacks
+from wnet_nb.jobs.stacks import Stack
 from wnet_nb.widgets.panel import Panel
 
 WIDTH = "760px"  # of the planes at most
@@ -56,7 +56,7 @@ class Viewer(Panel):
         self.overlays = dict(overlays or {})
         self.chosen, self.on_cell = ("", 0), None
         self._colours: dict[str, np.ndarray] = {}
-        self._moving = False
+        self._moving, self._box = False, None
         self._make_controls()
         self._make_stage()
         of_overlays = [self.left, self.right, self.curtain, self.opacity]
@@ -147,6 +147,11 @@ class Viewer(Panel):
         self._colours.pop(name, None)
         self._draw()
 
+    def show_box(self, box: Sequence[slice]) -> None:
+        """Draw the edges of a part (z, y, x) of the volume into the planes."""
+        self._box = box
+        self._draw()
+
     # ------------------------------------------------------------------ the mouse
 
     def _take_hand(self, change: Mapping[str, Any]) -> None:
@@ -206,7 +211,10 @@ class Viewer(Panel):
         if self._moving:
             return
         window, layout = self._window()
-        names = self.left.value, self.right.value
+        names, box = (self.left.value, self.right.value), self._box
+        if box is not None:
+            edges = zip(box, window, strict=True)
+            box = [slice(b.start - w.start, b.stop - w.start) for b, w in edges]
         left, right = (self.overlays[n][window] if n in self.overlays else None for n in names)
         self.picture.value = planes.planes_png(
             self.image[window],
@@ -218,6 +226,7 @@ class Viewer(Panel):
             colours=(self._colours_of(names[0]), self._colours_of(names[1])),
             opacity=self.opacity.value,
             curtain=self.curtain.value,
+            box=box,
         )
         self.where.value = self._describe()
 
@@ -255,17 +264,6 @@ class Chooser(Panel):
     def _open(self, _: object = None) -> None:
         self.shown = self._make(self.which.value)
         self._box.children = [self.shown]
-
-
-def view_stacks(stacks: Stacks) -> Chooser:
-    """Return a viewer of the volumes, with their true labels where there are any."""
-
-    def make(number: int) -> Viewer:
-        stack = stacks[number]
-        size, overlays = stack.voxel_size_um, true_overlay(stack)
-        return Viewer(stack.array, voxel_size_um=size, overlays=overlays)
-
-    return Chooser([stack.name for stack in stacks], make)
 
 
 def true_overlay(stack: Stack) -> dict[str, np.ndarray]:
