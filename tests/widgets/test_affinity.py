@@ -1,26 +1,20 @@
-import numpy as np
+import pytest
 
 from wnet_nb.jobs.stacks import read_stacks
-from wnet_nb.widgets.affinity import AffinityPicture
+from wnet_nb.widgets.affinity import _nucleus, affinity_png
 
 
-def test_the_picture_follows_its_voxel_and_its_options(settings, stacks):
-    affinity = AffinityPicture(stacks[0], settings)
-    for change in (
-        lambda: setattr(affinity.x, "value", affinity.x.value - 3),
-        lambda: affinity.show(settings.replace(spatial_sigma=1.0)),
-    ):
-        before = affinity.picture.value
-        change()
-        assert affinity.picture.value != before
+@pytest.mark.parametrize(
+    "change", [{"spatial_sigma": 1.0}, {"intensity_sigma": 0.5}, {"radius": 3}, {"dropout": 0.1}]
+)
+def test_the_picture_follows_the_options_of_the_soft_ncut(settings, stacks, change):
+    before = affinity_png(stacks[0], settings)
+    after = affinity_png(stacks[0], settings.replace(**change))
+    assert (after == before) == ("dropout" in change)
 
 
-def test_it_starts_within_a_nucleus(settings, folder, example):
+def test_its_voxel_lies_within_a_nucleus(settings, folder, example):
     (stack,) = read_stacks(folder / "in", settings)
-    affinity = AffinityPicture(stack, settings)
-    factors = stack.prepared(settings).factors
-    z, y, x = (
-        s.value * f for s, f in zip((affinity.z, affinity.y, affinity.x), factors, strict=True)
-    )
-    assert example[1][z, y, x] > 0
-    assert np.all(np.array([y, x]) > 3)
+    prepared = stack.prepared(settings)
+    z, y, x = (p * f for p, f in zip(_nucleus(prepared.array), prepared.factors, strict=True))
+    assert example[1][z, y, x] > 0 and min(y, x) > 3

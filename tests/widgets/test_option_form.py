@@ -85,4 +85,5 @@ def test_what_was_filled_in_is_there_after_a_restart_unless_the_cell_was_edited(
 def test_the_tab_of_the_affinities_is_not_the_one_that_opens(settings, stacks):
     form = widgets.SettingsForm(settings, stacks[0])
     (tab,) = [child for child in form.children if type(child).__name__ == "Tab"]
-    assert form.affinity not in tab.children[tab.selected_index].children
+    shown = [group for group in tab.children if "wnet-affinitypicture" in str(group.children)]
+    assert len(shown) == 1 and shown[0] is not tab.children[tab.selected_index]

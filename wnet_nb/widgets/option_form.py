@@ -15,13 +15,14 @@ from wnet_nb.files.run_files import SETTINGS
 from wnet_nb.jobs.models import is_word
 from wnet_nb.jobs.stacks import Stack
 from wnet_nb.widgets import remembered
-from wnet_nb.widgets.affinity import AffinityPicture
+from wnet_nb.widgets.affinity import TEXT, affinity_png
 from wnet_nb.widgets.busy_cell import StopInPlace
 from wnet_nb.widgets.model_field import find_runs
 from wnet_nb.widgets.option_field import OptionField
 from wnet_nb.widgets.panel import RED, Panel, message
 
 TABS = ("training", "data", "cells", "model", "ncut", "weights")  # of `config.GROUPS`, in order
+PICTURE = {"width": "840px", "max_width": "calc(100% - 4px)", "object_fit": "contain"}
 WITH_DATA = config.names_with("data")
 
 
@@ -44,7 +45,7 @@ class SettingsForm(Panel):
         self.fields = {
             name: OptionField(name, getattr(settings, name), self._changed) for name in self._given
         }
-        self.affinity = None if stack is None else AffinityPicture(stack, settings)
+        self._stack, self.affinity = stack, widgets.Image(layout=PICTURE)
         of_runs = [(f"as in {run}", str(run / SETTINGS)) for run in find_runs()]
         self.preset = widgets.Dropdown(
             options=[("(choose)", ""), *((name, name) for name in PRESETS), *of_runs],
@@ -56,7 +57,7 @@ class SettingsForm(Panel):
         self.note, self.problem = widgets.HTML(), widgets.HTML()
         super().__init__(
             [self.preset, self.note, self.problem, self._tabs()],
-            (lambda: self.affinity.picture.value) if self.affinity else None,
+            lambda: self.affinity.value,
         )
         self._recall()
         self._quiet = False
@@ -91,8 +92,9 @@ class SettingsForm(Panel):
 
     def _tabs(self) -> widgets.Widget:
         groups = {group: [] for group in TABS}
-        if self.affinity:
-            groups["ncut"].append(self.affinity)
+        if self._stack is not None:
+            picture = widgets.VBox([widgets.HTML(message(TEXT)), self.affinity])
+            groups["ncut"].append(picture.add_class("wnet-affinitypicture"))
         for field in self.fields.values():
             groups[field.option.group].append(field)
         tab = widgets.Tab([widgets.VBox(fields) for fields in groups.values()], selected_index=0)
@@ -110,8 +112,8 @@ class SettingsForm(Panel):
             self.problem.value = message(words, RED)
             return
         self.problem.value = ""
-        if self.affinity:
-            self.affinity.show(settings)
+        if self._stack is not None:
+            self.affinity.value = affinity_png(self._stack, settings)
         chosen = [n for n in PRESETS if self._preset(n) == settings]
         self._quiet = True
         self.preset.value = chosen[0] if chosen else ""
