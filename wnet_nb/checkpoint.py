@@ -134,9 +134,8 @@ class StateKeeper:
         self._saved = (0, 0)  # step and epoch of the newest state on disk
         self._saved_at, self._seconds = time.monotonic(), 0.0
 
-    def load(self, model: WNet3D) -> tuple[dict[str, Any] | None, list[str]]:
-        """Return the newest state (see `load_newest_state`) once there is room for the next."""
-        self._check_space(model)
+    def load(self) -> tuple[dict[str, Any] | None, list[str]]:
+        """Return the newest state, see `load_newest_state`."""
         state, damaged = load_newest_state(self.run)
         self._saved = (0, 0) if state is None else _moment(state)
         return state, damaged
@@ -156,7 +155,7 @@ class StateKeeper:
         if _moment(state) == self._saved and weights.exists():
             return
         try:
-            self._check_space(model)
+            self.check_space(model)
             self.run.mkdir(parents=True, exist_ok=True)
             # Weights first: whoever finds a state then finds weights that are no older.
             save_weights(weights, model, settings, state["progress"]["history"])
@@ -166,7 +165,7 @@ class StateKeeper:
             self._saved_at = time.monotonic()
             self._seconds = self._saved_at - began
 
-    def _check_space(self, model: WNet3D) -> None:
+    def check_space(self, model: WNet3D) -> None:
         """Check that a full state fits on the disk, more than twice; UserError if it does not."""
         size = SPACE * STATE_PARTS * sum(tensor.nbytes for tensor in model.state_dict().values())
         run = self.run.absolute()

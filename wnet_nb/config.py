@@ -80,17 +80,9 @@ def _option(
 
 @dataclass(frozen=True)
 class Settings:
-    """All options of a training and of the segmentation after it; every value is checked.
+    """All options of a training and of the segmentation after it.
 
-    Raises
-    ------
-    UserError
-        If a value is out of its limits, or two values do not fit each other.
-
-    Examples
-    --------
-    >>> Settings(radius=3).radius
-    3
+    UserError if a value is out of its limits, or two values do not fit each other.
     """
 
     n_classes: int = _option(2, "model", limits=(2, 16))(
@@ -327,8 +319,8 @@ class Settings:
             )
         if self.core_class is not None and self.core_class not in cells:
             raise UserError(
-                f"core_class={self.core_class} must be among foreground_classes="
-                f"{self.foreground_classes}; set it to none to find cells in the image"
+                f"core_class={self.core_class} must be among foreground_classes={cells}; set it to "
+                "none to find cells in the image"
             )
 
     @property
@@ -345,8 +337,7 @@ class Settings:
 
     def as_dict(self) -> dict[str, Any]:
         """Return all options as plain JSON values."""
-        values = dataclasses.asdict(self)
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in vars(self).items()}
 
 
 OPTIONS: dict[str, Option] = {f.name: f.metadata["option"] for f in fields(Settings)}
@@ -390,13 +381,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def preset(name: str = "published", **changes: Any) -> Settings:
-    """Return the settings of a preset, with `changes` applied.
-
-    Raises
-    ------
-    UserError
-        If there is no such preset or option, or it cannot take the value.
-    """
+    """Return the settings of a preset with `changes` applied; UserError if that is not possible."""
     if name not in PRESETS:
         raise UserError(f"there is no preset '{name}'; there are: {', '.join(PRESETS)}")
     return Settings().replace(**PRESETS[name] | changes)
@@ -411,13 +396,7 @@ def _find_option(name: str) -> Option:
 
 
 def check_value(name: str, value: Any) -> Any:
-    """Return `value` in the type of option `name`.
-
-    Raises
-    ------
-    UserError
-        If there is no such option or it cannot take the value; says name, value and limits.
-    """
+    """Return `value` in the type of option `name`; UserError if it cannot take the value."""
     option = _find_option(name)
     if value is None and option.optional:
         return None

@@ -30,15 +30,10 @@ def choose_dtype(precision: str, device: torch.device) -> torch.dtype:
 
 def is_out_of_memory(error: Exception) -> bool:
     """Say whether an error is an allocator's: that of the GPU, of torch on a CPU, or Python's."""
-    words = (
-        "DefaultCPUAllocator",
-        "not enough memory",
-        "bad_alloc",
-        "could not create a ",
-    )  # oneDNN
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and any(word in str(error) for word in words)
-    )
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    said = ("DefaultCPUAllocator", "not enough memory", "bad_alloc", "could not create a ")
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in said)
 
 
 def describe_device(device: torch.device) -> str:

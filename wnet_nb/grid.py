@@ -12,13 +12,7 @@ from wnet_nb.errors import UserError
 
 
 def average_blocks(image: np.ndarray, factors: Sequence[int]) -> np.ndarray:
-    """Return the means of blocks of `factors` voxels, float32; the last block may be smaller.
-
-    Examples
-    --------
-    >>> average_blocks(np.arange(8).reshape(2, 2, 2), (1, 1, 2)).ravel()
-    array([0.5, 2.5, 4.5, 6.5], dtype=float32)
-    """
+    """Return the means of blocks of `factors` voxels, float32; the last block may be smaller."""
     if tuple(factors) == (1, 1, 1):
         return image
     planes = []
@@ -53,18 +47,9 @@ def enlarge(
     *,
     start: Sequence[int] = (0, 0, 0),
 ) -> np.ndarray:
-    """Return `array` (Z', Y', X') interpolated linearly to a finer grid, float32.
+    """Return block means (Z', Y', X') interpolated linearly to a finer grid of `shape`, float32.
 
-    Parameters
-    ----------
-    array : ndarray
-        Block means.
-    shape : sequence of int
-        (Z, Y, X) of the result.
-    steps : sequence of float
-        Voxels (z, y, x) of the fine grid in one block.
-    start : sequence of int
-        Where on the fine grid the result begins.
+    `steps` are the voxels (z, y, x) of the fine grid in one block; it may begin at `start`.
     """
     for axis, (first, n, step) in enumerate(zip(start, shape, steps, strict=True)):
         have = array.shape[axis]

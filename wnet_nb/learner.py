@@ -27,21 +27,7 @@ class NotFiniteError(ArithmeticError):
 
 
 class Learner:
-    """A WNet3D in training.
-
-    Parameters
-    ----------
-    settings : Settings
-        The network, the optimiser, and the seed of the first weights.
-    device : torch.device
-        Where to compute.
-    dtype : torch.dtype
-        Number format of the network's computation; weights and losses are float32.
-
-    Attributes
-    ----------
-    model : WNet3D
-    """
+    """A WNet3D in training; it computes in `dtype`, weights and losses are float32."""
 
     def __init__(self, settings: Settings, device: torch.device, dtype: torch.dtype) -> None:
         self.device, self.dtype = device, dtype
@@ -70,40 +56,26 @@ class Learner:
     def step(self, patches: np.ndarray, settings: Settings, seed: int) -> list[float]:
         """Take one step; return soft N-cut, reconstruction and total, as they were before it.
 
-        Parameters
-        ----------
-        patches : ndarray
-            (N, 1, Z, Y, X) float32 in 0-100.
-        settings : Settings
-            Weights and parameters of the losses, learning rate, clipping: what holds now.
-        seed : int
-            Of the dropout.
-
-        Raises
-        ------
-        NotFiniteError
-            If a loss or the gradient is not finite.
+        `patches` are (N, 1, Z, Y, X) float32 in 0-100, `settings` what holds now, `seed` that of
+        the dropout. NotFiniteError if a loss or the gradient is not finite.
         """
         image = torch.from_numpy(patches).to(self.device)
-        devices = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices):
+        devices, start = [self.device] if self.device.type == "cuda" else [], None
+        reduced = torch.autocast(self.device.type, self.dtype, self.dtype != torch.float32)
+        self.model.train()
+        with torch.random.fork_rng(devices), reduced:
             torch.manual_seed(seed)
-            losses = self._losses(image, settings)
+            probabilities, reconstruction = self.model(image)
+            if self.start is not None and settings.hold_weight > 0:
+                start = self.start(image).softmax(dim=1)
+        losses = wnet_losses(probabilities, reconstruction, image, settings, start=start)
         self._update(losses, settings)
         return [float(term.detach()) for term in losses]
 
-    def _losses(self, image: Tensor, settings: Settings) -> Losses:
-        self.model.train()
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            probabilities, reconstruction = self.model(image)
-            start = None
-            if self.start is not None and settings.hold_weight > 0:
-                start = self.start(image).softmax(dim=1)
-        return wnet_losses(probabilities, reconstruction, image, settings, start=start)
-
     def _update(self, losses: Losses, settings: Settings) -> None:
+        words = ", ".join(f"{name} {float(v.detach()):.4g}" for name, v in losses._asdict().items())
         if not all(torch.isfinite(term) for term in losses):
-            raise NotFiniteError("a loss", _in_words(losses))
+            raise NotFiniteError("a loss", words)
         for group in self.optimizer.param_groups:
             group["lr"] = settings.learning_rate
         self.optimizer.zero_grad(set_to_none=True)
@@ -114,7 +86,7 @@ class Learner:
         finite = bool(torch.isfinite(norm))
         self.refused = 0 if finite else self.refused + 1
         if not finite and (not self.scaler.is_enabled() or self.refused > SCALED_STEPS_REFUSED):
-            raise NotFiniteError("the gradient", _in_words(losses))
+            raise NotFiniteError("the gradient", words)
         self.scaler.step(self.optimizer)
         self.scaler.update()
 
@@ -127,20 +99,14 @@ class Learner:
         self.model.train()
         if settings.reconstruction_loss == "BCE":
             reconstruction = reconstruction.sigmoid() * 100
-        return Preview(
-            patch,
-            probabilities[0].float().cpu().numpy(),
-            reconstruction[0, 0].float().cpu().numpy(),
-        )
+        shown = (probabilities[0], reconstruction[0, 0])
+        return Preview(patch, *(part.float().cpu().numpy() for part in shown))
 
     def state(self) -> dict[str, Any]:
         """Return weights, optimiser and scaler; the tensors are those in use, not copies."""
-        start = {} if self.start is None else {"start": self.start.state_dict()}
-        return start | {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-        }
+        parts = {"model": self.model, "optimizer": self.optimizer, "scaler": self.scaler}
+        parts |= {"start": self.start} if self.start is not None else {}
+        return {name: part.state_dict() for name, part in parts.items()}
 
     def copy_of_state(self) -> dict[str, Any]:
         """Return `state` as it is now, in main memory."""
@@ -164,7 +130,3 @@ def _copied(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _copied(item) for key, item in value.items()}
     return [_copied(item) for item in value] if isinstance(value, list) else value
-
-
-def _in_words(losses: Losses) -> str:
-    return ", ".join(f"{k} {float(v.detach()):.4g}" for k, v in losses._asdict().items())

@@ -150,7 +150,6 @@ class WNet3D(nn.Module):
     """Encoder U-Net with a softmax over K classes, decoder U-Net back to the image.
 
     After Xia & Kulis 2017 (arXiv:1711.08506) in the 3D form of CellSeg3D (Achard et al. 2024).
-
     The first stage has `base_channels` channels, a multiple of 4; 64 in the published network.
 
     Examples
@@ -168,8 +167,6 @@ class WNet3D(nn.Module):
         sizes = {"base_channels": base_channels, "dropout": dropout}
         self.encoder = UNet3D(1, n_classes, **sizes)
         self.decoder = UNet3D(n_classes, 1, **sizes)
-        self.n_classes = n_classes
-        self.base_channels = base_channels
 
     def encode(self, image: Tensor) -> Tensor:
         """Return class probabilities (N, K, Z, Y, X) of an image (N, 1, Z, Y, X) in 0-100."""

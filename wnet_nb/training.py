@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ class _Progress:
     epoch: int = 0  # epochs completed
     batch: int = 0  # steps taken in the current epoch
     patches: int = 0  # patches seen in the current epoch
-    sums: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
+    sums: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])  # of its losses
     seconds: float = 0.0  # of the current epoch so far
     changes: list[str] = field(default_factory=list)
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -76,8 +76,7 @@ def fit(
         What to train and how.
     run : Path, optional
         Run folder for full states and weights. If it holds a state, training goes on from there,
-        up to `settings.epochs`. Live options that differ from those it was started with are
-        taken up, and recorded as changes.
+        up to `settings.epochs`; live options that are asked for anew are recorded as changes.
     validation : sequence of (Prepared, labels)
         Prepared volumes and their labels (Z, Y, X); the Dice is reported, never trained on.
     controls : Controls, optional
@@ -113,58 +112,84 @@ class _Trainer:
     ) -> None:
         if not volumes:
             raise UserError("there is no volume to train on")
-        self.settings, self.validation, self.controls = settings, validation, controls
-        self.asked = settings  # what the training was started with this time
+        self.settings = self.asked = settings  # what holds now, and what was asked for this time
+        self.validation, self.controls = validation, controls
         self.device = torch.device(choose_device() if device == "auto" else device)
         self.remarks: list[str] = []  # for the next event
         self.changed: dict[str, Any] = {}  # for the next step's event
         self.progress = _Progress()
         self.failures = 0
-        self.prepared = self._prepare(volumes)
-        self.sampler = PatchSampler(self.prepared, settings)
-        self.remarks += self.sampler.remarks
-        self.dtype = self._choose_dtype()
-        self.learner = Learner(settings, self.device, self.dtype)
         self.keeper = None if run is None else checkpoint.StateKeeper(Path(run))
-        self._restore()
+        state = self._find_state()
+        self.prepared = self._prepare(volumes)
+        self._cut_patches()
+        self.remarks += self.sampler.remarks
+        self.learner = Learner(self.settings, self.device, self.dtype)
+        if state:
+            self.learner.take_state(state, self.keeper.run)
+        elif settings.start_from:
+            checkpoint.load_start_weights(self.learner.model, settings.start_from)
+            if settings.hold_weight > 0:
+                self.learner.hold()
+        if self.keeper:
+            self.keeper.check_space(self.learner.model)
         self.good = self.learner.copy_of_state()
         self.preview_patch = self.sampler.richest(np.random.default_rng([settings.seed, 1]))
+
+    def _find_state(self) -> dict[str, Any] | None:
+        """Return the newest state of the run folder, and let hold what held at its end."""
+        if self.keeper is None:
+            return None
+        state, damaged = self.keeper.load()
+        self.remarks += [f"the newest state is passed over: {words}" for words in damaged]
+        if state is None:
+            return None
+        self.progress = _Progress(**state["progress"])
+        before, live = state["settings"], self.progress.live
+        anew = {  # live options that are asked for anew
+            name: value
+            for name in names_with("live")
+            if name in before and (value := getattr(self.asked, name)) != before[name]
+        }
+        self.settings = self.asked.replace(**{name: before[name] for name in anew} | live)
+        self._change(anew)
+        self.progress.live = {k: v for k, v in self.progress.live.items() if k not in anew}
+        return state
 
     def _prepare(self, volumes: Sequence[np.ndarray | Prepared]) -> list[Prepared]:
         prepared, settings = [], self.settings
         for number, volume in enumerate(volumes, 1):
             name = f"volume {number} of {len(volumes)}"
-            if isinstance(volume, Prepared):
-                prepared.append(volume)
-                continue
-            prepared.append(prepare(volume, settings, name=name))
-            wanted = settings.match_cell_size or settings.subtract_background
-            if wanted and prepared[-1].cell_radius_um is None:
-                self.remarks.append(
-                    f"{name} is taken as it is, as no cell radius is known; set cell_radius_um"
-                )
+            if not isinstance(volume, Prepared):
+                volume = prepare(volume, settings, name=name)
+                wanted = settings.match_cell_size or settings.subtract_background
+                if wanted and volume.cell_radius_um is None:
+                    self.remarks.append(
+                        f"{name} is taken as it is, as no cell radius is known; set cell_radius_um"
+                    )
+            prepared.append(volume)
         return prepared
 
-    def _choose_dtype(self) -> torch.dtype:
-        dtype = choose_dtype(self.settings.precision, self.device)
-        planes = self.sampler.shape[0]
-        if self.device.type != "cpu" or dtype != torch.bfloat16:
-            return dtype
+    def _cut_patches(self) -> None:
+        """Begin to draw patches as large as the settings say, for a number format that suits."""
+        self.sampler = PatchSampler(self.prepared, self.settings)
+        precision, planes = self.settings.precision, self.sampler.shape[0]
+        self.dtype = choose_dtype(precision, self.device)
+        if self.device.type != "cpu" or self.dtype != torch.bfloat16:
+            return
         # torch 2.13: the bfloat16 weight gradient of a Conv3d on 2 planes is unwritten memory
-        wanted = "computing in bfloat16 on a CPU needs patches of at least"
-        if planes < BFLOAT16_PLANES and self.settings.precision == "auto":
-            self.remarks.append(
-                f"computes in float32: {wanted} {BFLOAT16_PLANES} planes, these have {planes}"
-            )
-            return torch.float32
-        if planes < BFLOAT16_PLANES:
-            raise UserError(f"{wanted} {BFLOAT16_PLANES} planes, not {planes}; set precision=auto")
-        if self.settings.precision == "auto":
+        thin = planes < BFLOAT16_PLANES
+        enough = f"at least {BFLOAT16_PLANES} planes, not {planes}"
+        if thin and precision != "auto":
+            raise UserError(f"bfloat16 on a CPU needs patches of {enough}; set precision=auto")
+        if thin:
+            self.dtype = torch.float32
+            self.remarks.append(f"computes in float32: bfloat16 needs patches of {enough}")
+        elif precision == "auto":
             self.remarks.append(
                 "computes in bfloat16, as this processor can: in about half of the time, with "
                 "losses that differ from float32 by about 1 %"
             )
-        return dtype
 
     @property
     def per_epoch(self) -> int:
@@ -173,47 +198,44 @@ class _Trainer:
     def events(self) -> Iterator[Event]:
         """Yield the whole training."""
         began, p = time.perf_counter(), self.progress
-        yield self._started()
+        yield Started(
+            epochs=self.settings.epochs,
+            epochs_done=p.epoch,
+            steps_per_epoch=self.per_epoch,
+            parameters=sum(weight.numel() for weight in self.learner.model.parameters()),
+            patch_shape=self.sampler.shape,
+            device=describe_device(self.device),
+            precision=str(self.dtype).removeprefix("torch."),
+            remarks=self._take_remarks(),
+            history=self._history(),
+        )
         while p.epoch < self.settings.epochs:
-            order = self.sampler.epoch(
-                self.settings.patches_per_volume,
-                np.random.default_rng([self.settings.seed, 2, p.epoch]),
-            )
+            random = np.random.default_rng([self.settings.seed, 2, p.epoch])
+            order = self.sampler.epoch(self.settings.patches_per_volume, random)
             while p.patches < len(order):
                 yield self._step(order)
             yield self._end_epoch()
         self._save()
         yield Finished(
-            p.epoch,
-            p.step,
-            time.perf_counter() - began,
-            self.learner.model.eval(),
-            self.settings,
-            tuple(dict(r) for r in p.history),
-            self._take_remarks(),
+            epochs=p.epoch,
+            steps=p.step,
+            seconds=time.perf_counter() - began,
+            model=self.learner.model.eval(),
+            settings=self.settings,
+            history=self._history(),
+            remarks=self._take_remarks(),
         )
 
-    def _started(self) -> Started:
-        return Started(
-            epochs=self.settings.epochs,
-            epochs_done=self.progress.epoch,
-            steps_per_epoch=self.per_epoch,
-            parameters=sum(p.numel() for p in self.learner.model.parameters()),
-            patch_shape=self.sampler.shape,
-            device=describe_device(self.device),
-            precision=str(self.dtype).removeprefix("torch."),
-            remarks=self._take_remarks(),
-            history=tuple(dict(r) for r in self.progress.history),
-        )
+    def _history(self) -> tuple[dict[str, Any], ...]:
+        return tuple(dict(row) for row in self.progress.history)
 
     def _take_remarks(self) -> tuple[str, ...]:
         remarks, self.remarks = tuple(self.remarks), []
         return remarks
 
     def _step(self, order: list[int]) -> StepEnd:
-        p, began = self.progress, time.perf_counter()
+        p, began, values = self.progress, time.perf_counter(), None
         self._obey()
-        values = None
         while values is None:
             batch = order[p.patches : p.patches + self.settings.batch_size]
             values = self._try(batch)
@@ -222,17 +244,32 @@ class _Trainer:
         p.patches += len(batch)
         p.sums = [s + v for s, v in zip(p.sums, values, strict=True)]
         self._save_if_due()
-        numbers = {k: v for k, v in self.changed.items() if k in names_with("live")}
+        changes = tuple((k, v) for k, v in self.changed.items() if k in names_with("live"))
         self.changed = {}
-        return StepEnd(
-            p.step,
-            p.epoch + 1,
-            *values,
-            seconds,
-            self._seconds_left(),
-            changes=tuple(numbers.items()),
-            remarks=self._take_remarks(),
-        )
+        left, remarks = self._seconds_left(), self._take_remarks()
+        return StepEnd(p.step, p.epoch + 1, *values, seconds, left, changes, remarks)
+
+    def _obey(self) -> None:
+        """Do what was asked for since the last step."""
+        wanted, save = self.controls.take()
+        try:
+            self._change(wanted)
+        except UserError as error:  # two options that do not fit each other
+            self.remarks.append(f"not taken: {error}")
+        if save:
+            self._save()
+
+    def _change(self, wanted: dict[str, Any]) -> None:
+        """Let other options hold from the next step on."""
+        settings = self.settings.replace(**wanted)
+        values = {name: getattr(settings, name) for name in wanted}  # as checked, not numpy's
+        changed = {k: v for k, v in values.items() if v != getattr(self.settings, k)}
+        self.settings = settings
+        self.progress.live |= changed
+        self.changed |= changed
+        if changed:
+            words = "; ".join(f"{k}={_word(v)}" for k, v in changed.items())
+            self.progress.changes.append(f"step {self.progress.step + 1}: {words}")
 
     def _try(self, batch: list[int]) -> list[float] | None:
         """Take a step; return its losses, or None if it failed and is to be taken again."""
@@ -251,7 +288,7 @@ class _Trainer:
                 raise
             failure = None
         if failure is None:
-            self._save_memory()
+            self._save_memory()  # not above, where the error still holds the memory
         else:
             self._slow_down(failure)
         return None
@@ -265,70 +302,41 @@ class _Trainer:
                 f"{rate:g}), or set gradient_clipping=1 or precision=float32"
             )
         self.failures += 1
-        self._go_back()
-        self._change({"learning_rate": max(rate / 2, 1e-8)})
-        self.remarks.append(
-            f"{failure}: the network went back to its weights of the last epoch and goes on with "
-            f"learning_rate={self.settings.learning_rate:g}, half of what it was"
-        )
+        half = max(rate / 2, 1e-8)
+        self._go_back(failure, {"learning_rate": half}, f"learning_rate={half:g}, half of before")
 
     def _save_memory(self) -> None:
         """Go back to the last good weights with smaller batches, then patches, or give up."""
         batch, patch = self.settings.batch_size, self.sampler.shape
-        halves = (max(SMALLEST_EDGE, n // 2 // DEPTH_FACTOR * DEPTH_FACTOR) for n in patch)
-        smaller = tuple(min(pair) for pair in zip(patch, halves, strict=True))
+        smaller = tuple(
+            min(n, max(SMALLEST_EDGE, n // 2 // DEPTH_FACTOR * DEPTH_FACTOR)) for n in patch
+        )
         if batch > 1:
-            change = {"batch_size": batch // 2}
+            batch, change = batch // 2, {"batch_size": batch // 2}
         elif smaller != patch and self.settings.radius < min(smaller) // 2:
-            change = {"patch_size": smaller}
+            patch, change = smaller, {"patch_size": smaller}
         else:
             raise UserError(
                 f"memory runs out with patches of {times(patch)} voxels, one at a time; set "
                 "base_channels lower, or close other programs"
             )
-        self._go_back()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        self._change(change)
+        failure = f"memory ran out at step {self.progress.step + 1}"
+        self._go_back(failure, change, f"{batch} patches of {times(patch)} voxels at once")
         if "patch_size" in change:
-            self._cut_patches_anew()
-            self.preview_patch = self.preview_patch[tuple(map(slice, self.sampler.shape))]
-        self.remarks.append(
-            f"memory ran out at step {self.progress.step + 1}: the network went back to its "
-            f"weights of the last epoch and goes on with {self.settings.batch_size} patches of "
-            f"{times(self.sampler.shape)} voxels at once"
-        )
+            self._cut_patches()
+            self.learner.dtype = self.dtype
+            self.preview_patch = self.preview_patch[tuple(map(slice, patch))]
 
-    def _cut_patches_anew(self) -> None:
-        self.sampler = PatchSampler(self.prepared, self.settings)
-        self.dtype = self.learner.dtype = self._choose_dtype()
-
-    def _go_back(self) -> None:
+    def _go_back(self, failure: str, change: dict[str, Any], words: str) -> None:
         self.progress.recoveries += 1
         self.learner.take_state(self.good, "the state in memory")
-
-    def _obey(self) -> None:
-        """Do what was asked for since the last step."""
-        wanted, save = self.controls.take()
-        try:
-            self._change(wanted)
-        except UserError as error:  # two options that do not fit each other
-            self.remarks.append(f"not taken: {error}")
-        if save:
-            self._save()
-
-    def _change(self, wanted: dict[str, Any]) -> None:
-        """Let other options hold from the next step on."""
-        settings = self.settings.replace(**wanted)
-        values = {name: getattr(settings, name) for name in wanted}  # as checked, not numpy's
-        changed = {k: v for k, v in values.items() if v != getattr(self.settings, k)}
-        if not changed:
-            return
-        self.settings = settings
-        self.progress.live |= changed
-        self.changed |= changed
-        words = "; ".join(f"{k}={_word(v)}" for k, v in changed.items())
-        self.progress.changes.append(f"step {self.progress.step + 1}: {words}")
+        self._change(change)
+        self.remarks.append(
+            f"{failure}: the network went back to its weights of the last epoch and goes on with "
+            f"{words}"
+        )
 
     def _end_epoch(self) -> EpochEnd:
         p = self.progress
@@ -354,8 +362,8 @@ class _Trainer:
         self.good = self.learner.copy_of_state()
         self._save_if_due(epoch_over=True)
         preview = self.learner.preview(self.preview_patch, self.settings)
-        left = self._seconds_left()
-        return EpochEnd(p.epoch, dict(row), left, preview, dice, remarks=self._take_remarks())
+        left, remarks = self._seconds_left(), self._take_remarks()
+        return EpochEnd(p.epoch, dict(row), left, preview, dice, remarks)
 
     def _seconds_left(self) -> float:
         p = self.progress
@@ -366,7 +374,7 @@ class _Trainer:
 
     def _save_if_due(self, *, epoch_over: bool = False) -> None:
         minutes = self.settings.save_interval_minutes
-        if self.keeper is not None and self.keeper.is_due(minutes, epoch_over=epoch_over):
+        if self.keeper and self.keeper.is_due(minutes, epoch_over=epoch_over):
             self._save()
 
     def _save(self) -> None:
@@ -374,14 +382,9 @@ class _Trainer:
         p = self.progress
         if self.keeper is None or not p.step:
             return
-        state = {
-            "step": p.step,
-            "settings": self.asked.as_dict(),
-            "progress": dict(vars(p)),
-            **self.learner.state(),
-        }
+        now = {"step": p.step, "settings": self.asked.as_dict(), "progress": dict(vars(p))}
         try:
-            self.keeper.save(state, self.learner.model, self.settings)
+            self.keeper.save(now | self.learner.state(), self.learner.model, self.settings)
         except (OSError, UserError) as error:
             self.remarks.append(
                 f"the state after step {p.step} was not written: {error}; the one before it is "
@@ -394,40 +397,6 @@ class _Trainer:
         self._save()
         for remark in self.remarks:
             warnings.warn(remark, stacklevel=3)
-
-    def _restore(self) -> None:
-        """Take up the newest state of the run folder, or the weights to start from."""
-        state, model = None, self.learner.model
-        if self.keeper is not None:
-            state, damaged = self.keeper.load(model)
-            self.remarks += [f"the newest state is passed over: {words}" for words in damaged]
-        if state is None:
-            if self.settings.start_from:
-                checkpoint.load_start_weights(model, self.settings.start_from)
-                if self.settings.hold_weight > 0:
-                    self.learner.hold()
-            return
-        self.learner.take_state(state, self.keeper.run)
-        known = {f.name for f in fields(_Progress)}
-        progress = {k: v for k, v in state["progress"].items() if k in known}
-        seen = progress["batch"] * self.settings.batch_size  # as states of version 0.1 count
-        self.progress = _Progress(**{"patches": seen, **progress})
-        self._take_up(state["settings"])
-
-    def _take_up(self, before: dict[str, Any]) -> None:
-        """Let hold what held at the end, but for the live options that are asked for anew."""
-        live, asked = self.progress.live, self.asked
-        anew = {
-            name: getattr(asked, name)
-            for name in names_with("live")
-            if name in before and getattr(asked, name) != before[name]
-        }
-        held = {name: before[name] for name in anew} | live
-        self.settings = asked.replace(**held)
-        if self.settings.patch_size != asked.patch_size:
-            self._cut_patches_anew()
-        self._change(anew)
-        self.progress.live = {k: v for k, v in self.progress.live.items() if k not in anew}
 
 
 def _word(value: Any) -> str:

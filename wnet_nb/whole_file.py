@@ -26,10 +26,9 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
 
 @contextlib.contextmanager
 def new_file(path: str | Path) -> Iterator[Path]:
-    """Write a new file under a temporary name and rename it when it is complete.
+    """Give a hidden name to write a new file to, and rename it when it is complete.
 
-    Missing folders are made. The name that is given is hidden, in the same folder, and gone
-    afterwards, whatever happens. UserError if the file exists, before or after the writing.
+    Missing folders are made. UserError if the file exists, before or after the writing.
     """
     path = Path(path)
     refusal = f"'{path}' exists and is never overwritten; choose another name or move it away"
