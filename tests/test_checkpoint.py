@@ -370,3 +370,39 @@ def test_history_numbers_survive_exactly(model, tmp_path):
     history = [{"total": float(np.float32(0.1)), "seconds": 1e-17}]
     save_weights(tmp_path / WEIGHTS, model, SETTINGS, history)
     assert load_checkpoint(tmp_path).history == history
+
+
+def test_state_that_torch_cannot_write_is_told_as_a_full_disk_and_the_one_before_stays(
+    tmp_path, monkeypatch
+):
+    save_state(tmp_path, state_at(1))
+
+    def full(state, path):
+        Path(path).write_bytes(b"half")
+        raise RuntimeError("PytorchStreamWriter failed writing file\nException raised from valid")
+
+    monkeypatch.setattr(checkpoint.torch, "save", full)
+    with pytest.raises(OSError, match=r"step-00000002\.pt.*disk full\? \(PytorchStream[^\n]*\)$"):
+        save_state(tmp_path, state_at(2))
+    assert [p.name for p in (tmp_path / STATES).iterdir()] == ["step-00000001.pt"]
+    assert load_newest_state(tmp_path)[0]["step"] == 1
+
+
+def test_state_is_not_begun_where_the_disk_has_no_room_for_it(tmp_path, monkeypatch, model):
+    usage = type("Usage", (), {"free": 1000})
+    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda folder: usage)
+    keeper = StateKeeper(tmp_path / "deep" / "run")
+    with pytest.raises(UserError, match=r"there is room for 0 MB .*make room"):
+        keeper.save(state_at(3) | {"progress": {"epoch": 1, "history": []}}, model, SETTINGS)
+    assert not (tmp_path / "deep").exists()
+
+
+def test_state_that_was_taken_up_is_not_written_again(tmp_path, model):
+    state = state_at(3) | {"progress": {"epoch": 1, "history": []}}
+    StateKeeper(tmp_path).save(state, model, SETTINGS)
+    before = (tmp_path / STATES / "step-00000003.pt").stat().st_mtime_ns
+    keeper = StateKeeper(tmp_path)
+    assert keeper.load()[0]["step"] == 3
+    keeper.save(state, model, SETTINGS)
+    assert (tmp_path / STATES / "step-00000003.pt").stat().st_mtime_ns == before
+    assert StateKeeper(tmp_path / "new").load() == (None, [])
