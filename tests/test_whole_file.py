@@ -6,7 +6,7 @@ import os
 import pytest
 
 from wnet_nb.errors import UserError
-from wnet_nb.whole_file import new_file, sha256, write_whole
+from wnet_nb.whole_file import free_name, new_file, sha256, write_whole
 
 
 @pytest.mark.parametrize("interrupt", [KeyboardInterrupt, OSError("disk full")])
@@ -66,3 +66,10 @@ def test_new_file_works_without_hard_links_and_makes_its_folders(tmp_path, monke
     with pytest.raises(UserError, match="never overwritten"), new_file(path):
         pass
     assert [p.read_bytes() for p in path.parent.iterdir()] == [b"mine"]
+
+
+def test_a_free_name_is_the_name_itself_or_the_first_with_a_number(tmp_path):
+    assert free_name(tmp_path / "a.zip") == tmp_path / "a.zip"
+    (tmp_path / "a.zip").touch()
+    (tmp_path / "a-2.zip").touch()
+    assert free_name(tmp_path / "a.zip") == tmp_path / "a-3.zip"

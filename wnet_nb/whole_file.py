@@ -50,6 +50,15 @@ def new_file(path: str | Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def free_name(path: Path) -> Path:
+    """Return the path, or the first of PATH-2, PATH-3 and so on that does not exist."""
+    found, number = path, 1
+    while found.exists():
+        number += 1
+        found = path.with_name(f"{path.stem}-{number}{path.suffix}")
+    return found
+
+
 def sha256(path: str | Path) -> str:
     """Give the SHA-256 of a file, 64 hexadecimal digits; UserError if it cannot be read."""
     try:

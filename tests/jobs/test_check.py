@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from wnet_nb.config import preset
+from wnet_nb.errors import UserError
 from wnet_nb.files.volumes import Volume
 from wnet_nb.jobs import check as advice
 from wnet_nb.jobs.example import make_example
@@ -30,20 +31,20 @@ def test_nothing_is_wrong_with_the_example_volume(image):
 
 
 def test_a_constant_volume_cannot_be_used():
-    found = advice.check_volume(volume(np.full((32, 32, 32), 7, np.uint8)), QUICK)
-    assert found[0].level == "error" and "same value (7)" in found[0].text
+    with pytest.raises(UserError, match=r"same value \(7\)"):
+        advice.check_volume(volume(np.full((32, 32, 32), 7, np.uint8)), QUICK)
 
 
 def test_a_volume_with_nan_cannot_be_used(image):
     broken = image.astype(np.float32)
     broken[3, 3, 3] = np.nan
-    found = advice.check_volume(volume(broken), QUICK)
-    assert found[0].level == "error" and "not finite" in found[0].text
+    with pytest.raises(UserError, match="not finite"):
+        advice.check_volume(volume(broken), QUICK)
 
 
 def test_a_volume_of_four_slices_cannot_be_used(image):
-    found = advice.check_volume(volume(image[:4]), QUICK)
-    assert found[0].level == "error" and "4×64×64" in found[0].text
+    with pytest.raises(UserError, match="4×64×64"):
+        advice.check_volume(volume(image[:4]), QUICK)
 
 
 def test_overexposed_voxels_are_noticed(image):

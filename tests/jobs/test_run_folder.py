@@ -310,12 +310,6 @@ def test_a_folder_of_something_else_gets_no_lock(stacks, run):
     assert [path.name for path in run.iterdir()] == ["photo.jpg"]
 
 
-def test_a_free_name_is_found_for_a_run(tmp_path):
-    assert runs.free_run(tmp_path, "a") == tmp_path / "a"
-    (tmp_path / "a").mkdir()
-    assert runs.free_run(tmp_path, "a") == tmp_path / "a-2"
-
-
 def test_settings_write_nothing_outside_the_run(stacks, tmp_path):
     hostile = TINY.replace(start_from=str(tmp_path / "out" / "weights.safetensors"), epochs=1)
     with pytest.raises(UserError, match="there is no model"):

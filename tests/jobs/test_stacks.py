@@ -186,5 +186,5 @@ def test_a_voxel_size_that_is_assumed_is_replaced_by_that_of_the_training(tmp_pa
     found = read_stacks(tmp_path, QUICK, check=False, trained_size_um=(3.0, 0.5, 0.5))
     assert [stack.voxel_size_um for stack in found] == [(3.0, 0.5, 0.5), (2, 1, 1)]
     assert found[0].voxel_size_source == "option"
-    assert "given for the training" in found.findings[0][0].text
+    assert "given for the training" in found[0].findings[0].text
     assert read_stacks(tmp_path, QUICK, check=False)[0].words.endswith("µm (z, y, x) assumed")

@@ -42,7 +42,7 @@ def test_labels_beside_images_are_their_truth_and_are_not_trained_on(folder):
     assert [stack.name for stack in found] == ["a", "b"]
     assert found[0].truth_file == folder / "a_labels.tif" and found[1].truth_file is None
     assert found[0].truth.max() == 4 and found[1].truth is None
-    assert "never trained on" in found.findings[0][-1].text
+    assert "never trained on" in found[0].findings[-1].text
     assert found.skipped == ()
     assert read_stacks(folder / "a.tif", QUICK)[0].truth_file == folder / "a_labels.tif"
 
@@ -63,7 +63,7 @@ def test_labels_beside_an_image_that_do_not_fit_are_left_aside_with_a_warning(fo
     write_volume(folder / "b_labels.tif", np.ones((8, 24, 24), np.uint8), voxel_size_um=(1, 1, 1))
     found = read_stacks(folder, QUICK)
     assert found[1].truth_file is None
-    assert found.findings[1][-1].level == "warning" and "left aside" in found.findings[1][-1].text
+    assert found[1].findings[-1].level == "warning" and "left aside" in found[1].findings[-1].text
 
 
 def test_labels_for_only_some_volumes_are_taken_for_those(folder, tmp_path):

@@ -19,9 +19,9 @@ from wnet_nb.jobs.stacks import Stacks
 
 def show_stacks(stacks: Stacks) -> None:
     """Print the volumes with what was found in them, and the files left aside with the reason."""
-    for stack, findings in zip(stacks, stacks.findings, strict=True):
+    for stack in stacks:
         say(stack.words)
-        for finding in findings:
+        for finding in stack.findings:
             say(f"  {finding.level}: {finding.text}")
     for path, reason in stacks.skipped:
         say(f"skipped {path.name}: {reason}")

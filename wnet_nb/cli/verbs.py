@@ -6,7 +6,6 @@ import contextlib
 import math
 import time
 from argparse import Namespace
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +23,11 @@ from wnet_nb.jobs.check import check_cell_size
 from wnet_nb.jobs.evaluate import evaluate as score_files
 from wnet_nb.jobs.example import write_example
 from wnet_nb.jobs.models import load_model
-from wnet_nb.jobs.run_folder import check_free, describe_stack, free_run, take_folder
+from wnet_nb.jobs.run_folder import check_free, describe_stack, take_folder
 from wnet_nb.jobs.segment import read_for_model
 from wnet_nb.jobs.stacks import Stacks, read_stacks
 from wnet_nb.jobs.train import train as train_run
+from wnet_nb.whole_file import free_name
 
 Outcome = tuple[int, Any]  # exit status, and what --json prints
 LARGE_NETWORK = 32  # base channels that want a GPU
@@ -38,15 +38,13 @@ def check(options: Namespace) -> Outcome:
     """Say what is wrong with each volume; status 1 if none can be used."""
     settings = _settings(options)
     stacks = read_stacks(options.path, settings, slices=options.slices)
-    seen = tuple(
-        (*findings, check_cell_size(stack.cell_size, settings))
-        for stack, findings in zip(stacks, stacks.findings, strict=True)
-    )
-    show_stacks(replace(stacks, findings=seen))
+    for stack in stacks:
+        stack.findings += (check_cell_size(stack.cell_size, settings),)
+    show_stacks(stacks)
     say(f"{len(stacks)} usable, {len(stacks.skipped)} left aside")
     usable = [
-        describe_stack(stack) | {"findings": [vars(finding) for finding in findings]}
-        for stack, findings in zip(stacks, seen, strict=True)
+        describe_stack(stack) | {"findings": [vars(finding) for finding in stack.findings]}
+        for stack in stacks
     ]
     return (0 if usable else 1), {"usable": usable, "skipped": _as_json(stacks.skipped)}
 
@@ -140,7 +138,7 @@ def demo(options: Namespace) -> Outcome:
     began = time.perf_counter()
     settings = config.preset("quick", seed=options.seed)
     settings = settings.replace(**config.parse_assignments(options.set))
-    out = take_folder(options.out or free_run(Path(), "wnet_demo"))
+    out = take_folder(options.out or free_name(Path("wnet_demo")))
     run = out / "run"
     say(f"1. example volume: nuclei of cleared tissue, made by the program, in '{out}'")
     stacks = read_stacks(write_example(out, options.seed), settings)

@@ -10,10 +10,11 @@ from pathlib import Path
 from tqdm import tqdm
 
 from wnet_nb.checkpoint import STATES
-from wnet_nb.colab.drive import copy_verified, free_name, pack
+from wnet_nb.colab.drive import copy_verified, pack
 from wnet_nb.errors import UserError
 from wnet_nb.events import EpochEnd, Event
 from wnet_nb.files.archives import unpack
+from wnet_nb.whole_file import free_name
 
 FOLDER = "training states"
 SECONDS = 300  # a lost runtime costs at most so much training, and the epoch it was in

@@ -77,15 +77,6 @@ def _folder_of_tiffs(unpacked: Path) -> Path:
     return topmost[0] if topmost else unpacked
 
 
-def free_name(path: Path) -> Path:
-    """Return the path, or the first of PATH-2, PATH-3 and so on that does not exist."""
-    found, number = path, 1
-    while found.exists():
-        number += 1
-        found = path.with_name(f"{path.stem}-{number}{path.suffix}")
-    return found
-
-
 def pack(folder: Path, files: Iterable[Path], target: Path) -> Path:
     """Write files of a folder to a zip, named from the folder's inside, without compression."""
     with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:

@@ -10,11 +10,11 @@ from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from wnet_nb.colab.drive import free_name
 from wnet_nb.figures import curves
 from wnet_nb.files.result import Result
 from wnet_nb.files.run_files import HISTORY, read_history
 from wnet_nb.jobs.run_folder import versions
+from wnet_nb.whole_file import free_name
 
 FOLDER = "Quality Control"
 

@@ -18,13 +18,14 @@ from tqdm import tqdm
 
 from wnet_nb import checkpoint, config
 from wnet_nb.colab.backups import Backups
-from wnet_nb.colab.drive import bring, copy_verified, fetch_volumes, free_name, pack
+from wnet_nb.colab.drive import bring, copy_verified, fetch_volumes, pack
 from wnet_nb.config import Settings
 from wnet_nb.errors import UserError
 from wnet_nb.files.download import Progress
 from wnet_nb.files.run_files import SETTINGS
 from wnet_nb.jobs.models import find_weights, is_word, load_model
 from wnet_nb.jobs.stacks import Stacks
+from wnet_nb.whole_file import free_name
 from wnet_nb.widgets import DataField, Trained, TrainingPanel
 
 EXAMPLE, OWN, LINK = "example volume", "own folder", "Drive link"

@@ -37,12 +37,9 @@ LARGEST_STEP_UM, SMALLEST_STEP_UM = 20.0, 0.005  # finest and coarsest edge of a
 
 @dataclass(frozen=True)
 class Finding:
-    """Something about a volume that the user should know, and what to do about it.
+    """Something about a volume that the user should know, and what to do about it."""
 
-    The level is ``error`` (cannot be used), ``warning`` (look at it before training) or ``info``.
-    """
-
-    level: str
+    level: str  # "warning" (look at it before training) or "info"
     text: str
 
 
@@ -69,21 +66,16 @@ def _some_planes(array: np.ndarray, n: int) -> np.ndarray:
 
 
 def check_volume(volume: Volume, settings: Settings) -> list[Finding]:
-    """Say what is wrong with a volume, or unsuitable for these settings; an error stands alone."""
+    """Say what in a volume is unsuitable for these settings; UserError if it cannot be used."""
     array = volume.array
-    try:
-        if min(array.shape) < DEPTH_FACTOR:
-            raise UserError(
-                f"it is {times(array.shape)} voxels (z, y, x) and each axis needs at least "
-                f"{DEPTH_FACTOR}; take a larger volume"
-            )
-        ranges = fit_normalisation(array, settings.normalisation, name=volume.name)
-        if ranges.high <= ranges.low:
-            raise UserError(
-                f"every voxel has the same value ({ranges.low:g}); export the file again"
-            )
-    except UserError as error:
-        return [Finding("error", str(error))]
+    if min(array.shape) < DEPTH_FACTOR:
+        raise UserError(
+            f"it is {times(array.shape)} voxels (z, y, x) and each axis needs at least "
+            f"{DEPTH_FACTOR}; take a larger volume"
+        )
+    ranges = fit_normalisation(array, settings.normalisation, name=volume.name)
+    if ranges.high <= ranges.low:
+        raise UserError(f"every voxel has the same value ({ranges.low:g}); export the file again")
     raw = thin_out(array, SAMPLE_VOXELS)
     sample = ranges.apply(raw)
     warnings = itertools.chain(

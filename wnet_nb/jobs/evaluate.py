@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -84,15 +85,14 @@ def evaluate(
     names = [name for name in found if name in true]
     if not names:
         raise UserError(
-            f"nothing in '{prediction}' ({_some(found)}) has the name of a truth in '{truth}' "
-            f"({_some(true)}); name them alike, or give two files"
+            f"nothing in '{prediction}' ({_listed(found)}) has the name of a truth in '{truth}' "
+            f"({_listed(true)}); name them alike, or give two files"
         )
     return [_score_pair(name, found[name], true[name], radius_um, voxel_size_um) for name in names]
 
 
-def _some(names: dict[str, Path]) -> str:
-    listed = ", ".join(list(names)[:3]) or "no label TIFFs"
-    return f"{listed}, …" if len(names) > 3 else listed
+def _listed(names: dict[str, Path]) -> str:
+    return textwrap.shorten(", ".join(names), 60, placeholder=" …") or "no label TIFFs"
 
 
 def score(result: Result, truth: str | Path) -> Evaluation:
@@ -141,8 +141,6 @@ def _score_pair(
 
 def _median_radius_um(labels: np.ndarray, voxel_size_um: Sequence[float]) -> float:
     """Return the radius in µm of the ball as large as the median cell; 0 without cells."""
-    sizes = np.bincount(labels[labels > 0].astype(np.int64))
-    sizes = sizes[sizes > 0]
-    if not sizes.size:
-        return 0.0
-    return float((3 * np.median(sizes) * math.prod(voxel_size_um) / (4 * math.pi)) ** (1 / 3))
+    _, sizes = np.unique(labels[labels > 0], return_counts=True)
+    median = float(np.median(sizes)) if sizes.size else 0.0
+    return (3 * median * math.prod(voxel_size_um) / (4 * math.pi)) ** (1 / 3)

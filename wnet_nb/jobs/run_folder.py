@@ -75,15 +75,6 @@ def take_folder(path: str | Path, *, resume: bool = False) -> Path:
     return path
 
 
-def free_run(folder: str | Path, name: str) -> Path:
-    """Return a folder of this name that is not there yet, or NAME-2, NAME-3; nothing is made."""
-    run, number = Path(folder) / name, 1
-    while run.exists():
-        number += 1
-        run = Path(folder) / f"{name}-{number}"
-    return run
-
-
 def lock_run(run: Path) -> FileLock:
     """Take the right to train in a run folder until the lock is released, or the process ends.
 

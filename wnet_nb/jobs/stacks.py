@@ -49,7 +49,7 @@ class Stack:
     """One volume of the user, with name, shape, dtype and voxel size of the file.
 
     The array of `volume` is held, unless `read` can decode it anew. `truth_file` has its true
-    labels or points; `memory` is shared by the stacks of a folder.
+    labels or points, `findings` what there is to say of it; `memory` is shared by a folder.
     """
 
     def __init__(
@@ -58,13 +58,14 @@ class Stack:
         *,
         read: Callable[[], np.ndarray] | None = None,
         truth_file: Path | None = None,
+        findings: Sequence[Finding] = (),
         memory: Memory | None = None,
     ) -> None:
         self.name, self.source, self.remarks = volume.name, volume.source, volume.remarks
         self.shape, self.dtype = volume.shape, volume.array.dtype
         self.voxel_size_um = volume.voxel_size_um  # (z, y, x)
         self.voxel_size_source = volume.voxel_size_source
-        self.truth_file = truth_file
+        self.truth_file, self.findings = truth_file, tuple(findings)
         self._read, self._memory = read, memory or Memory()
         self._prepared: weakref.WeakValueDictionary = weakref.WeakValueDictionary()
         held = read is None or isinstance(volume.array, np.memmap)
@@ -159,11 +160,10 @@ def _needs_radius(settings: Settings) -> bool:
 
 @dataclass(frozen=True)
 class Stacks:
-    """Volumes that can be used, what was found in each, and what was left aside and why."""
+    """Volumes that can be used, and what was left aside and why."""
 
     path: Path
     stacks: tuple[Stack, ...]
-    findings: tuple[tuple[Finding, ...], ...]
     skipped: tuple[tuple[Path, str], ...] = ()
 
     def __iter__(self) -> Iterator[Stack]:
@@ -210,7 +210,7 @@ def read_stacks(
     slices : bool
         Take the folder as one volume of 2D slices.
     check : bool
-        Whether to look into the volumes (`check_volume`).
+        Whether to look into the volumes (`check_volume`), or only at what reading brought up.
     trained_size_um : sequence of 3 float, optional
         Voxel size (z, y, x) for files that state none.
 
@@ -222,7 +222,7 @@ def read_stacks(
     path = Path(path)
     found = FoundVolumes((path,)) if slices else find_volumes(path)
     truths = find_truths(path, found.paths, labels)
-    memory, stacks, findings = Memory(), [], []
+    memory, stacks = Memory(), []
     skipped = [one for one in found.skipped if one[0] not in truths.files]
     for file in found.paths:
         if file in truths.files:
@@ -231,16 +231,20 @@ def read_stacks(
         try:
             volume = read()
             seen = check_volume(volume, settings) if check else read_remarks(volume)
-            if errors := [finding.text for finding in seen if finding.level == "error"]:
-                raise UserError("; ".join(errors))
         except UserError as error:
             skipped.append((file, str(error)))
             continue
         truth, said = truths.settle(volume)
-        stack = Stack(volume, read=lambda r=read: r().array, truth_file=truth, memory=memory)
-        stacks.append(stack)
-        findings.append((*seen, *said))
-    return Stacks(path, tuple(stacks), tuple(findings), tuple(skipped))
+        stacks.append(
+            Stack(
+                volume,
+                read=lambda read=read: read().array,
+                truth_file=truth,
+                findings=[*seen, *said],
+                memory=memory,
+            )
+        )
+    return Stacks(path, tuple(stacks), tuple(skipped))
 
 
 def _read(

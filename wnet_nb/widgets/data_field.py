@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
 from dataclasses import replace
 from html import escape
 from pathlib import Path
@@ -24,7 +23,7 @@ from wnet_nb.widgets.panel import ORANGE, RED, SIDE, WIDE, Panel, message
 
 EXAMPLE = "example"
 OFFERED = 200  # files at most
-COLOURS = {"error": RED, "warning": ORANGE, "info": "inherit"}
+COLOURS = {"warning": ORANGE, "info": "inherit"}
 
 
 class DataField(Panel):
@@ -97,7 +96,7 @@ class DataField(Panel):
     def first(self) -> Stacks:
         """The first volume alone."""
         stacks = self.stacks
-        return replace(stacks, stacks=stacks.stacks[:1], findings=stacks.findings[:1])
+        return replace(stacks, stacks=stacks.stacks[:1])
 
     def read(self, _: object = None) -> None:
         """Read what the field names, and say what was found."""
@@ -115,14 +114,15 @@ class DataField(Panel):
             self._reason = str(error)
             self.found.value = message(f"{error}.", RED)
             return
-        self._stacks, self.found.value = found, _describe(found, found.findings)
+        self._stacks, self.found.value = found, _describe(found)
         remembered.keep(self._part, self._begun, self.entries)
 
     def judge(self, settings: Settings) -> None:
         """Judge the volumes anew, for what they are to be used with."""
         if self._stacks is not None:
-            findings = [check.check_volume(stack, settings) for stack in self._stacks]
-            self.found.value = _describe(self._stacks, findings)
+            for stack in self._stacks:
+                stack.findings = tuple(check.check_volume(stack, settings))
+            self.found.value = _describe(self._stacks)
 
     def _chosen(self) -> Path:
         if self.path.value.strip() != EXAMPLE:
@@ -171,11 +171,13 @@ def _path_field(value: str, name: str) -> widgets.Combobox:
     return field
 
 
-def _describe(found: Stacks, findings: Sequence[Sequence[check.Finding]]) -> str:
+def _describe(found: Stacks) -> str:
     n = len(found)
     rows = [f"<b>{n} volume{'s' if n > 1 else ''}</b>"]
-    for stack, seen in zip(found, findings, strict=True):
+    for stack in found:
         rows.append(escape(stack.words))
-        rows += [f"&emsp;{message(f'{f.level}: {f.text}.', COLOURS[f.level])}" for f in seen]
+        rows += [
+            f"&emsp;{message(f'{f.level}: {f.text}.', COLOURS[f.level])}" for f in stack.findings
+        ]
     rows += [message(f"skipped {path.name}: {reason}", ORANGE) for path, reason in found.skipped]
     return f'<div style="line-height:1.45">{"<br>".join(rows)}</div>'

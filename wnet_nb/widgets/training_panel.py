@@ -23,9 +23,9 @@ from wnet_nb.events import Controls, EpochEnd, Event, Started, StepEnd
 from wnet_nb.figures.curves import read_losses
 from wnet_nb.files.run_files import read_history
 from wnet_nb.jobs.models import load_model
-from wnet_nb.jobs.run_folder import free_run
 from wnet_nb.jobs.stacks import Stacks
 from wnet_nb.jobs.train import estimate_training, measure_patch, train_events
+from wnet_nb.whole_file import free_name
 from wnet_nb.widgets.busy_cell import POLL_SECONDS, StopInPlace, attend, explain, in_thread
 from wnet_nb.widgets.model_field import RUNS
 from wnet_nb.widgets.option_field import OptionField
@@ -235,7 +235,7 @@ class TrainingPanel(Panel):
         state = self.state
         try:
             if self.run is None:
-                self.run = free_run(RUNS, self.stacks.stacks[0].name)
+                self.run = free_name(RUNS / self.stacks[0].name)
             while state.phase != "stopping" and state.done < state.epochs:
                 await self._go_on()
             if not state.begun:
