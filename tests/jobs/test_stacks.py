@@ -62,6 +62,13 @@ def test_a_stack_in_use_is_not_decoded_again(tmp_path, monkeypatch):
     assert first.array is held
 
 
+def test_the_stack_that_was_read_last_is_not_decoded_again(tmp_path, monkeypatch):
+    compressed(tmp_path, 1, (16, 16, 16))
+    (stack,) = read_stacks(tmp_path, QUICK)
+    monkeypatch.setattr(stacks, "read_volume", lambda *_, **__: pytest.fail("decoded again"))
+    assert stack.array.max() > 0
+
+
 def test_an_uncompressed_stack_stays_on_the_disk(tmp_path):
     array = np.arange(16**3, dtype=np.uint16).reshape(16, 16, 16)
     tifffile.imwrite(tmp_path / "a.tif", array)

@@ -5,7 +5,6 @@ One volume is in memory at a time. A volume that fails is named and the others a
 
 from __future__ import annotations
 
-import tempfile
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -215,19 +214,18 @@ def _find_cells(
     if prepared.normalisation.high <= prepared.normalisation.low:
         raise UserError(f"'{stack.name}' has the same value everywhere")
     large = stack.array.size * settings.n_classes > IN_MEMORY_VALUES
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".") as scratch:
-        probabilities = predict_classes(
-            prepared,
-            model,
-            settings,
-            out=Path(scratch) / "probabilities.npy" if large else None,
-            progress=lambda done, total: tell(tiles=done, of_tiles=total),
-        )
-        del prepared  # as large as the volume, and no longer needed
-        cells = find_cells(
-            probabilities, stack.array, stack, model, settings, cell_radius_um=radius
-        )
-        del probabilities  # before its file goes, which Windows would refuse
+    file = folder / "probabilities.npy"
+    probabilities = predict_classes(
+        prepared,
+        model,
+        settings,
+        out=file if large else None,
+        progress=lambda done, total: tell(tiles=done, of_tiles=total),
+    )
+    del prepared  # as large as the volume, and no longer needed
+    cells = find_cells(probabilities, stack.array, stack, model, settings, cell_radius_um=radius)
+    del probabilities  # before its file goes, which Windows would refuse
+    file.unlink(missing_ok=True)
     return cells
 
 

@@ -67,6 +67,7 @@ class Stack:
         self.voxel_size_source = volume.voxel_size_source
         self.truth_file, self.findings = truth_file, tuple(findings)
         self._read, self._memory = read, memory or Memory()
+        self._memory.array = volume.array
         self._prepared: weakref.WeakValueDictionary = weakref.WeakValueDictionary()
         held = read is None or isinstance(volume.array, np.memmap)
         self._held, self._decoded = volume.array if held else None, weakref.ref(volume.array)
