@@ -1,5 +1,6 @@
 """Tests of `wnet_nb.training`: repeatable, resumable, convergent, safe when a loss runs away."""
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -18,7 +19,7 @@ import torch
 
 import wnet_nb
 from wnet_nb import checkpoint
-from wnet_nb.config import Settings
+from wnet_nb.config import Settings, preset
 from wnet_nb.data import fit_normalisation, prepare
 from wnet_nb.errors import UserError
 from wnet_nb.events import Controls, EpochEnd, Finished, Started, StepEnd
@@ -873,3 +874,11 @@ def test_run_killed_at_random_moments_ends_with_the_bits_of_an_unbroken_one(kill
     assert everything(tmp_path / "killed") == everything(tmp_path / "unbroken")
     names = [p.name for p in (tmp_path / "killed").rglob("*") if p.is_file()]
     assert not [name for name in names if name.startswith(".")]
+
+
+def test_the_quick_preset_trains_without_anything_else():
+    settings = preset("quick", epochs=1, patches_per_volume=4)
+    volume = np.random.default_rng(0).random((40, 40, 40), np.float32)
+    with contextlib.closing(fit([prepare(volume, settings, cell_radius_um=4)], settings)) as events:
+        assert next(events).steps_per_epoch == 1
+        assert np.isfinite(next(events).total)

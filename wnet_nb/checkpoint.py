@@ -25,6 +25,8 @@ from wnet_nb.errors import UserError
 from wnet_nb.model import WNet3D
 from wnet_nb.whole_file import new_file, write_whole
 
+STARTER = "starter"  # a word for the weights in the package
+STARTER_FILE = Path(__file__).with_name("starter.safetensors")  # its card is beside it
 WEIGHTS = "weights.safetensors"
 STATES = "checkpoints"
 STATES_KEPT = 2
@@ -47,12 +49,16 @@ class Checkpoint:
 def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """Load a model from a run folder, a ``.safetensors``, or a published ``.pth`` file.
 
+    The word ``starter`` stands for the weights in the package.
+
     Raises
     ------
     UserError
         If nothing usable is there.
     """
     path = Path(path)
+    if str(path) == STARTER and not path.exists():
+        path = STARTER_FILE
     path = path / WEIGHTS if path.is_dir() else path
     if not path.exists():
         raise UserError(

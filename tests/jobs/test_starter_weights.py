@@ -5,10 +5,11 @@ import re
 
 from wnet_nb.cells.outlines import segment_instances
 from wnet_nb.cells.scores import match_instances
+from wnet_nb.checkpoint import STARTER, STARTER_FILE
 from wnet_nb.data import prepare
 from wnet_nb.inference import predict_probabilities
 from wnet_nb.jobs.example import make_example
-from wnet_nb.jobs.models import STARTER, STARTER_FILE, load_model
+from wnet_nb.jobs.models import load_model
 
 
 def test_the_file_is_the_one_that_its_card_describes():

@@ -16,7 +16,7 @@ from skimage.filters import threshold_otsu
 from wnet_nb import checkpoint
 from wnet_nb.cells.outlines import Instances, segment_instances
 from wnet_nb.cells.size import CellSize
-from wnet_nb.checkpoint import Checkpoint
+from wnet_nb.checkpoint import STARTER, STARTER_FILE, Checkpoint
 from wnet_nb.config import Settings, preset
 from wnet_nb.data import Prepared
 from wnet_nb.device import choose_device
@@ -26,8 +26,6 @@ from wnet_nb.grid import enlarge
 from wnet_nb.inference import predict_probabilities
 from wnet_nb.jobs.stacks import Stack
 
-STARTER = "starter"
-STARTER_FILE = Path(checkpoint.__file__).with_name("starter.safetensors")  # its card is beside it
 NONE = "none"
 NONE_PRESET = "scratch"  # how a volume is prepared where there is no network
 Report = Callable[[int, int], None]  # takes what is done and how much there is
