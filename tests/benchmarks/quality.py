@@ -11,6 +11,7 @@ not look at how soft the edges are. What the starter's weights and the adaptatio
 """
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 
@@ -215,7 +216,8 @@ def main():
             lines.append(mean_line(title, part))
             print(lines[-1])
     if options.out:
-        words = "".join(f" {w}" for w in sys.argv[1:] if w not in ("--out", str(options.out)))
+        given = [w for w in sys.argv[1:] if w not in ("--out", str(options.out))]
+        words = f" {shlex.join(given)}" if given else ""
         text = INTRO.format(words=words) + "\n".join(lines) + "\n"
         options.out.write_text(text, encoding="utf-8")
 
