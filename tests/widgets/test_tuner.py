@@ -22,6 +22,17 @@ def test_a_field_moves_count_sizes_and_changes_and_can_be_undone(tuner):
     assert (tuner.changes, tuner.count.value) == ({}, words)
 
 
+def test_one_click_takes_tight_or_generous_outlines(tuner):
+    tight, generous = tuner.outlines
+    tight.click()
+    small = (tuner.viewer.overlays["cells"] > 0).sum()
+    generous.click()
+    assert tuner.changes == {"boundary": 0.3}
+    assert (tuner.viewer.overlays["cells"] > 0).sum() > small
+    tuner.undo.click()
+    assert tuner.changes == {}
+
+
 def test_its_changes_are_options_of_the_segmentation(trained, stacks):
     tuner = widgets.CellTuner(trained.run, stacks)
     tuner.fields["boundary"].slider.value += 0.05

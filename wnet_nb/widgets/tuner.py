@@ -22,6 +22,7 @@ from wnet_nb.widgets.panel import LINES, RED, Panel, message
 from wnet_nb.widgets.viewer import TRUTH, Chooser, Viewer
 
 CROP_VOXELS = 96  # edge of the crop: small enough to answer within a second or two
+OUTLINES = {"Tight outlines": 0.5, "Generous outlines": 0.3}  # the boundary of each
 TUNED = ("cell_radius_um", "boundary", "minimum_size", "foreground_classes")
 
 
@@ -40,8 +41,12 @@ class CellTuner(Panel):
         self.chooser = Chooser([stack.name for stack in stacks], self._open)
         self.undo = widgets.Button(description="As found")
         self.undo.on_click(self._undo)
+        self.outlines = [widgets.Button(description=words) for words in OUTLINES]
+        for button in self.outlines:
+            button.on_click(self._take_outlines)
+        buttons = widgets.HBox([self.undo, *self.outlines], layout={"flex_flow": "row wrap"})
         super().__init__(
-            [self.chooser, *self.fields.values(), self.undo], lambda: self.viewer.picture.value
+            [self.chooser, *self.fields.values(), buttons], lambda: self.viewer.picture.value
         )
 
     @property
@@ -91,6 +96,10 @@ class CellTuner(Panel):
     def _undo(self, _: object) -> None:
         for name, field in self.fields.items():
             field.value = self._found[name]
+        self._update()
+
+    def _take_outlines(self, button: widgets.Button) -> None:
+        self.fields["boundary"].value = OUTLINES[button.description]
         self._update()
 
     def _segment(self) -> Instances:
