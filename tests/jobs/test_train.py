@@ -1,4 +1,5 @@
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -107,8 +108,9 @@ def stacks(tmp_path_factory):
 def test_the_memory_is_that_of_the_plan_and_not_of_what_was_before(stacks):
     before = np.ones(2**27, np.float64)  # a gigabyte, which the process held once
     del before
+    holds = psutil.Process().memory_info().rss / 1e9
     found = job.estimate_training(stacks, ESTIMATED)
-    assert 0 < found.memory_gb < 0.9 < found.of_gb
+    assert 0 < found.memory_gb < holds + 0.5 < found.of_gb
 
 
 def test_the_time_grows_with_the_epochs_and_counts_saving(stacks, monkeypatch):
