@@ -48,5 +48,6 @@ def test_a_table_that_a_spreadsheet_has_saved_again_is_read(result, stacks):
     with path.open(encoding="utf-8") as file:
         rows = list(csv.reader(file))
     path.write_text("\n".join(";".join(f.replace(".", ",") for f in row) for row in rows))
-    viewer = widgets.Viewer(stacks[0].array, voxel_size_um=(2, 1, 1))
+    overlays = {"cells": result.labels()}
+    viewer = widgets.Viewer(stacks[0].array, voxel_size_um=(2, 1, 1), overlays=overlays)
     assert len(CellTable(Result(result.folder), viewer, "cells").table.options) == len(rows) - 1
