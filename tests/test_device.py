@@ -3,7 +3,13 @@
 import pytest
 import torch
 
-from wnet_nb.device import choose_dtype, describe_device, is_out_of_memory, peak_memory_mb
+from wnet_nb.device import (
+    choose_dtype,
+    describe_device,
+    is_out_of_memory,
+    peak_memory_mb,
+    what_fails_on,
+)
 
 
 @pytest.mark.parametrize("able", [{"avx512_bf16": True}, {"amx_bf16": True}, {"avx2": True}, None])
@@ -43,3 +49,10 @@ def test_device_and_its_memory_are_told_in_words_and_numbers():
     cpu = torch.device("cpu")
     assert describe_device(cpu) == f"CPU, {torch.get_num_threads()} threads"
     assert 10 < peak_memory_mb(cpu) < 1e6
+
+
+def test_a_device_that_cannot_do_a_step_of_the_network_is_known_with_the_reason():
+    assert what_fails_on("cpu") == ""
+    reason = what_fails_on("mps")  # no machine that tests this has one
+    assert reason and "\n" not in reason
+    assert "MPS" in reason or "mps" in reason

@@ -21,6 +21,7 @@ import wnet_nb
 from wnet_nb import checkpoint
 from wnet_nb.config import Settings, preset
 from wnet_nb.data import fit_normalisation, prepare
+from wnet_nb.device import choose_dtype
 from wnet_nb.errors import UserError
 from wnet_nb.events import Controls, EpochEnd, Finished, Started, StepEnd
 from wnet_nb.inference import best_class_dice
@@ -455,6 +456,25 @@ def test_half_precision_stays_close_to_full(precision):
     assert events[0].precision == precision
     for half, full in zip(losses(events), losses(fit([volume], settings)), strict=True):
         assert half[1:] == pytest.approx(full[1:], rel=0.05)
+
+
+@pytest.mark.skipif(
+    choose_dtype("auto", torch.device("cpu")) != torch.bfloat16,
+    reason="this processor does not compute in bfloat16",
+)
+def test_torch_still_gets_bfloat16_gradients_of_thin_volumes_wrong():
+    """When this fails, torch is mended: take BFLOAT16_PLANES out of `training`."""
+    torch.manual_seed(0)
+    conv = torch.nn.Conv3d(64, 64, 3, padding=1)
+    image = torch.randn(1, 64, 2, 4, 4)
+    gradients = []
+    for reduced in (False, True):
+        conv.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, reduced):
+            conv(image).float().square().sum().backward()
+        gradients.append(conv.weight.grad.clone())
+    error = (gradients[1] - gradients[0]).norm() / gradients[0].norm()
+    assert not error < 0.1
 
 
 def test_thin_patches_in_bfloat16_are_refused_on_a_cpu():

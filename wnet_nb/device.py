@@ -2,14 +2,33 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 
 import torch
+from torch.nn import functional
 
 
 def choose_device() -> str:
-    """Return ``cuda`` if a GPU can be used, else ``cpu``."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    """Return ``cuda`` or ``mps`` if such a GPU can do a step of the network, else ``cpu``."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() and not what_fails_on("mps") else "cpu"
+
+
+@functools.cache
+def what_fails_on(device: str) -> str:
+    """Return why a device cannot do the steps of the network, in torch's words; empty if it can."""
+    try:
+        image = torch.ones(1, 4, 8, 8, 8, device=device)
+        wide = torch.ones(4, 4, 3, 3, 3, device=device, requires_grad=True)
+        double = torch.ones(4, 4, 2, 2, 2, device=device, requires_grad=True)
+        small = functional.max_pool3d(functional.conv3d(image, wide, padding=1), 2)
+        large = functional.conv_transpose3d(small, double, stride=2)
+        functional.group_norm(large, 4).square().sum().backward()
+    except RuntimeError as error:
+        return str(error).strip().partition("\n")[0]
+    return ""
 
 
 def choose_dtype(precision: str, device: torch.device) -> torch.dtype:
@@ -40,7 +59,12 @@ def describe_device(device: torch.device) -> str:
     """Return the device in words."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"CPU, {torch.get_num_threads()} threads"
+    if device.type == "mps":
+        return "Apple GPU"
+    words = f"CPU, {torch.get_num_threads()} threads"
+    if torch.backends.mps.is_available() and (reason := what_fails_on("mps")):
+        words += f"; the Apple GPU cannot do a step of the network ({reason})"
+    return words
 
 
 def peak_memory_mb(device: torch.device) -> float:

@@ -213,7 +213,8 @@ def _common_statistics(model: nn.Module, volume: Prepared) -> Iterator[None]:
     moments: dict[nn.Module, list[Tensor]] = {}
 
     def record(norm: nn.GroupNorm, inputs: tuple[Tensor]) -> None:
-        x = inputs[0].double().reshape(norm.num_groups, -1)
+        exact = torch.float32 if inputs[0].device.type == "mps" else torch.float64
+        x = inputs[0].to(exact).reshape(norm.num_groups, -1)
         moments.setdefault(norm, []).append(torch.stack((x.mean(1), x.square().mean(1))))
 
     def apply(norm: nn.GroupNorm, inputs: tuple[Tensor], _: Tensor) -> Tensor:

@@ -47,6 +47,8 @@ class Learner:
             device.type, enabled=dtype == torch.float16, init_scale=2.0**12
         )
         self.refused = 0
+        if device.type == "cuda":
+            torch.backends.cudnn.benchmark = True  # all patches have one shape
         self.start: UNet3D | None = None  # the encoder that training started from
 
     def hold(self) -> None:
@@ -59,8 +61,10 @@ class Learner:
         `patches` are (N, 1, Z, Y, X) float32 in 0-100, `settings` what holds now, `seed` that of
         the dropout. NotFiniteError if a loss or the gradient is not finite.
         """
-        image = torch.from_numpy(patches).to(self.device)
-        devices, start = [self.device] if self.device.type == "cuda" else [], None
+        image, devices, start = torch.from_numpy(patches), [], None
+        if self.device.type == "cuda":  # the copy goes on while the first kernels are queued
+            image, devices = image.pin_memory(), [self.device]
+        image = image.to(self.device, non_blocking=bool(devices))
         reduced = torch.autocast(self.device.type, self.dtype, self.dtype != torch.float32)
         self.model.train()
         with torch.random.fork_rng(devices), reduced:
@@ -69,13 +73,9 @@ class Learner:
             if self.start is not None and settings.hold_weight > 0:
                 start = self.start(image).softmax(dim=1)
         losses = wnet_losses(probabilities, reconstruction, image, settings, start=start)
-        self._update(losses, settings)
-        return [float(term.detach()) for term in losses]
+        return self._update(losses, settings)
 
-    def _update(self, losses: Losses, settings: Settings) -> None:
-        words = ", ".join(f"{name} {float(v.detach()):.4g}" for name, v in losses._asdict().items())
-        if not all(torch.isfinite(term) for term in losses):
-            raise NotFiniteError("a loss", words)
+    def _update(self, losses: Losses, settings: Settings) -> list[float]:
         for group in self.optimizer.param_groups:
             group["lr"] = settings.learning_rate
         self.optimizer.zero_grad(set_to_none=True)
@@ -83,12 +83,18 @@ class Learner:
         self.scaler.unscale_(self.optimizer)
         limit = settings.gradient_clipping or math.inf
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit)
-        finite = bool(torch.isfinite(norm))
+        numbers = torch.stack([*(term.detach() for term in losses), norm])
+        *values, norm = numbers.tolist()  # the one wait of a step for a GPU
+        words = ", ".join(f"{n} {v:.4g}" for n, v in zip(Losses._fields, values, strict=True))
+        if not all(map(math.isfinite, values)):
+            raise NotFiniteError("a loss", words)
+        finite = math.isfinite(norm)
         self.refused = 0 if finite else self.refused + 1
         if not finite and (not self.scaler.is_enabled() or self.refused > SCALED_STEPS_REFUSED):
             raise NotFiniteError("the gradient", words)
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        return values
 
     def preview(self, patch: np.ndarray, settings: Settings) -> Preview:
         """Return a patch (Z, Y, X) in 0-100 as the network sees it now."""

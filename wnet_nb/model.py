@@ -31,12 +31,12 @@ class ReLUDropout(torch.autograd.Function):
         cut = round(rate * 2**16)
         x.clamp_min_(0)
         if cut:
-            device = x.device
+            device = x.device if x.device.type in ("cpu", "cuda") else "cpu"
             words = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device=device)
             words.random_(-(2**63), None)
             dropped = words.view(torch.int16)[: x.numel()] < cut - 2**15
             dropped = dropped.as_strided(x.shape, torch.empty_like(x).stride())  # x's layout
-            x.masked_fill_(dropped, 0).mul_(2**16 / (2**16 - cut))
+            x.masked_fill_(dropped.to(x.device), 0).mul_(2**16 / (2**16 - cut))
         ctx.mark_dirty(x)
         ctx.save_for_backward(x)
         ctx.scale = 2**16 / (2**16 - cut)

@@ -1,4 +1,4 @@
-"""The server that `bash colab_setup.sh lab` starts: for this computer alone, only with its token."""
+"""The server that `bash colab_setup.sh lab` starts: for this computer alone, with its token."""
 
 import os
 import re
