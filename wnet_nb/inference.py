@@ -253,18 +253,20 @@ def _sample_blocks(shape: tuple[int, ...]) -> list[tuple[slice, ...]]:
 def _tile_axis(n: int, tile_size: int) -> list[tuple[int, int, np.ndarray]]:
     """Return (start, stop, weights) of the tiles along an axis of n voxels.
 
-    Starts are multiples of 8, so that pooling sees the same grid everywhere. Weights rise
-    linearly over the overlap, leave out its outermost voxels, and sum to 1 at every voxel.
+    Tiles are as many as `tile_size` makes them, and no larger than they need to be. Starts are
+    multiples of 8, so that pooling sees the same grid everywhere. Weights rise linearly over the
+    overlap, leave out its outermost voxels, and sum to 1 at every voxel.
     """
     if n <= tile_size:
         return [(0, n, np.ones(n, np.float32))]
     overlap = min(OVERLAP, tile_size // 2 // DEPTH_FACTOR * DEPTH_FACTOR)
     margin = min(MARGIN, overlap // 4)
-    last = -(-(n - tile_size) // DEPTH_FACTOR)
-    count = -(-(n - tile_size) // (tile_size - overlap)) + 1
+    count = -(-(n - overlap) // (tile_size - overlap))
+    edge = -(-(n + (count - 1) * overlap) // (count * DEPTH_FACTOR)) * DEPTH_FACTOR
+    last = -(-(n - edge) // DEPTH_FACTOR)
     spans, total = [], np.zeros(n)
     for start in np.linspace(0, last, count).round().astype(int) * DEPTH_FACTOR:
-        stop = min(start + tile_size, n)
+        stop = min(start + edge, n)
         inside = np.arange(stop - start) + 0.5
         left = inside - margin if start > 0 else np.full(len(inside), np.inf)
         right = inside[::-1] - margin if stop < n else np.full(len(inside), np.inf)
