@@ -8,6 +8,7 @@ their own, above what the imports hold.
 """
 
 import argparse
+import asyncio
 import os
 import platform
 import statistics
@@ -15,8 +16,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import deque
+from contextlib import chdir, redirect_stdout
 from dataclasses import replace
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -31,17 +35,27 @@ from tests.benchmarks.voronoi_otsu import voronoi_otsu
 from wnet_nb import losses
 from wnet_nb.cells.measure import measure_cells
 from wnet_nb.cells.outlines import segment_instances
-from wnet_nb.checkpoint import build_model
+from wnet_nb.cells.scores import match_instances
+from wnet_nb.checkpoint import Checkpoint, build_model
 from wnet_nb.config import preset
 from wnet_nb.data import prepare
 from wnet_nb.device import choose_dtype
 from wnet_nb.files.volumes import Volume
 from wnet_nb.inference import predict_probabilities
 from wnet_nb.jobs.example import make_example
-from wnet_nb.jobs.models import load_model, no_network, predict_classes
-from wnet_nb.jobs.stacks import Stack
+from wnet_nb.jobs.models import (
+    find_cells,
+    load_model,
+    no_network,
+    predict_classes,
+    with_weights,
+)
+from wnet_nb.jobs.stacks import Stack, Stacks
+from wnet_nb.jobs.train import train_events
 from wnet_nb.learner import Learner
 from wnet_nb.losses import soft_ncut_loss
+from wnet_nb.training import fit
+from wnet_nb.widgets import TrainingPanel
 
 CPU = torch.device("cpu")
 SIGMAS = {"intensity_sigma": 10.0, "spatial_sigma": 4.0}
@@ -319,9 +333,55 @@ def quick_rows(rounds):
                  statistics.median(shares), MAXIMUM, 1.5)]  # fmt: skip
 
 
+# ---------------------------------------------------------------------- the live panel
+
+
+def panel_rows(rounds):
+    """Compare a training in the panel with the same one without, both writing their run."""
+    stack = Stack(Volume(make_example(seed=0)[0], (1.0, 1.0, 1.0), "option", Path("cells.tif")))
+    stacks, settings, number = Stacks(Path("cells.tif"), (stack,), ()), preset("quick"), count()
+
+    def alone():
+        deque(train_events(stacks, Path(f"run{next(number)}"), settings), maxlen=0)
+
+    def panel():
+        with redirect_stdout(None):  # where no notebook shows it, a panel prints its words
+            asyncio.run(TrainingPanel(stacks, settings, run=Path(f"run{next(number)}")).train())
+
+    with tempfile.TemporaryDirectory() as folder, chdir(folder):
+        took = in_turn(max(1, rounds // 2), alone=alone, panel=panel)
+    return [
+        goal("`quick` on the example in the live panel", "the same training without a panel",
+             ratio(took["panel"], took["alone"]), MAXIMUM, 1.1)
+    ]  # fmt: skip
+
+
+def quality_rows(rounds):
+    """Compare what `quick` finds on three examples, computed as `auto` chooses and in float32."""
+    means = {"auto": [], "float32": []}
+    for seed in range(3):
+        image, truth = make_example(seed)
+        stack = Stack(Volume(image, (1.0, 1.0, 1.0), "option", Path("cells.tif")))
+        for precision, scores in means.items():
+            settings = preset("quick", precision=precision)
+            *_, finished = fit([stack.prepared(settings)], with_weights(settings))
+            model = Checkpoint(finished.model, settings)
+            classes = predict_classes(stack.prepared(settings), model, settings)
+            cells = find_cells(
+                classes, image, stack, model, settings, cell_radius_um=stack.cell_size
+            )
+            scores.append(match_instances(cells.labels, truth).mean_f1)
+    auto, full = (float(np.mean(scores)) for scores in means.values())
+    return [
+        goal("mean F1 of `auto`, `quick` on three examples", "`float32` (difference)",
+             abs(auto - full), MAXIMUM, 0.01, f"{auto:.3f} and {full:.3f}")
+    ]  # fmt: skip
+
+
 PARTS = {
     "step": step_rows, "memory": memory_rows, "ncut": ncut_rows, "inference": inference_rows,
     "instances": instances_rows, "command": command_rows, "quick": quick_rows,
+    "panel": panel_rows, "quality": quality_rows,
 }  # fmt: skip
 
 
