@@ -287,6 +287,17 @@ def test_hold_is_zero_for_the_answers_of_the_start_and_grows_with_the_distance()
     assert 0 < near < hold_loss(other, probabilities)
 
 
+def test_hold_counts_a_class_of_few_voxels_as_much_as_one_of_many():
+    start = torch.zeros(1, 2, 16, 16, 16)
+    start[:, 1, :4, :4, :4] = 1  # 1 of 64 voxels
+    start[:, 0] = 1 - start[:, 1]
+    found = []  # where all voxels of one class move, and none of the other
+    for moved in (start[:, 1:], 1 - start[:, 1:]):
+        found.append(float(hold_loss(torch.lerp(start, 1 - start, 0.5 * moved), start)))
+    few, many = found
+    assert few == pytest.approx(many, rel=0.1)
+
+
 def test_hold_enters_the_total_with_its_weight():
     probabilities, image = three_classes()
     start, _ = three_classes(1)
