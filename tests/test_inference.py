@@ -9,9 +9,15 @@ from torch import nn
 
 from wnet_nb.checkpoint import build_model
 from wnet_nb.config import Settings
-from wnet_nb.data import Normalisation, fit_normalisation, prepare
+from wnet_nb.data import Normalisation, Prepared, fit_normalisation, prepare
 from wnet_nb.errors import UserError
-from wnet_nb.inference import _tile_axis, best_class_dice, predict_probabilities
+from wnet_nb.inference import (
+    _common_statistics,
+    _sample_moments,
+    _tile_axis,
+    best_class_dice,
+    predict_probabilities,
+)
 from wnet_nb.jobs.example import make_example
 from wnet_nb.training import Finished, fit
 
@@ -141,7 +147,7 @@ def test_flips_are_the_mean_of_the_eight_mirrored_predictions(wnet, volume):
     for axes in itertools.chain.from_iterable(
         itertools.combinations((0, 1, 2), n) for n in range(4)
     ):
-        with _common_statistics(wnet, Prepared(image, PLAIN, shape=image.shape)):
+        with _common_statistics(wnet, _sample_moments(wnet, Prepared(image, PLAIN))):
             mirrored = whole(wnet, np.flip(image, axes).copy())
         expected += np.flip(mirrored, [a + 1 for a in axes]) / 8
     found = predict_probabilities(wnet, image, normalisation=PLAIN, flips=True)

@@ -145,33 +145,64 @@ def prepare(
     if not wanted or radius is None or ranges.high <= ranges.low:
         return Prepared(image, ranges, shape=image.shape)
     size = voxel_size_um or settings.voxel_size_um or (1.0, 1.0, 1.0)
-    radii, factors, array = np.array([radius / step for step in size]), (1, 1, 1), image
+    radii = np.array([radius / step for step in size])
+    array = clean(image, settings, radii)
+    ranges = fit_normalisation(array, settings.normalisation, name=name)
+    return Prepared(array, ranges, voxels_averaged(settings, radii), image.shape, radius)
+
+
+def voxels_averaged(settings: Settings, radii: Sequence[float]) -> tuple[int, int, int]:
+    """Return how many voxels (z, y, x) are averaged into one; `radii` are a cell's in voxels."""
+    if not settings.match_cell_size:
+        return (1, 1, 1)
+    return tuple(int(max(1, round(r / CELL_RADIUS_VOXELS))) for r in radii)
+
+
+def clean(
+    image: np.ndarray,
+    settings: Settings,
+    radii: np.ndarray,
+    *,
+    start: Sequence[int] = (0, 0, 0),
+) -> np.ndarray:
+    """Return the image (Z, Y, X) averaged and without background, as `settings` ask for.
+
+    `radii` are a cell's in voxels (z, y, x). A part of a larger volume begins, in averaged voxels,
+    at `start`, where also a block of `background_step` begins.
+    """
+    factors, array = voxels_averaged(settings, radii), image
     if settings.match_cell_size:
-        factors = tuple(int(max(1, round(r / CELL_RADIUS_VOXELS))) for r in radii)
         # What is smaller than a third of a cell is noise; on small cells no averaging removes it.
         array = np.asarray(average_blocks(image, factors), np.float32)
         array = ndimage.gaussian_filter(array, SMOOTH_SIGMA * radii / factors, mode="nearest")
     if settings.subtract_background:
-        array = subtract_background(array, radii / factors)
-    ranges = fit_normalisation(array, settings.normalisation, name=name)
-    return Prepared(array, ranges, factors, image.shape, radius)
+        array = subtract_background(array, radii / factors, start=start)
+    return array
 
 
-def subtract_background(image: np.ndarray, radii: Sequence[float]) -> np.ndarray:
+def background_step(radii: Sequence[float]) -> np.ndarray:
+    """Return the voxels (z, y, x) between the points at which the background is found."""
+    return np.maximum(1.0, GRID_STEP * np.asarray(radii))
+
+
+def subtract_background(
+    image: np.ndarray, radii: Sequence[float], *, start: Sequence[int] = (0, 0, 0)
+) -> np.ndarray:
     """Return the image (Z, Y, X) minus its background, float32: the top-hat of a smoothed copy.
 
     The background is the grey opening (Serra 1982) with a box of 4 cell radii, so whatever is
     narrower than that stays. It is found on a grid of half a cell radius and smoothed. `radii` is
     the cell radius in voxels of each axis.
     """
-    step = np.maximum(1.0, GRID_STEP * np.asarray(radii))
-    grid = block_means(image, step)
+    step = background_step(radii)
+    grid = block_means(image, step, start=start)
     reach = np.asarray(radii) / step  # a cell radius, in grid points
     smooth = ndimage.gaussian_filter(grid, 0.5 * reach, mode="nearest")
     box = [2 * round(BACKGROUND_REACH * r) + 1 for r in reach]
     opened = ndimage.grey_opening(smooth, box, mode="nearest")
     opened = ndimage.gaussian_filter(opened, 0.5 * BACKGROUND_REACH * reach, mode="nearest")
-    return np.asarray(image, np.float32) - enlarge(opened, image.shape, step)
+    behind = start - np.ceil(np.asarray(start) / step) * step  # of the first block's exact place
+    return np.asarray(image, np.float32) - enlarge(opened, image.shape, step, start=behind)
 
 
 class PatchSampler:

@@ -24,17 +24,28 @@ def average_blocks(image: np.ndarray, factors: Sequence[int]) -> np.ndarray:
     return np.stack(planes)
 
 
-def block_means(array: np.ndarray, steps: Sequence[float]) -> np.ndarray:
-    """Return the means of blocks of `steps` voxels (z, y, x; not always whole), float32."""
+def block_starts(n: int, size: float) -> np.ndarray:
+    """Return where each of the blocks of `size` voxels begins that cover `n` voxels."""
+    starts = np.unique((np.arange(np.ceil(n / size)) * size).astype(int))
+    return starts[starts < n]  # 21 / 1.4 is a little more than 15
+
+
+def block_means(
+    array: np.ndarray, steps: Sequence[float], *, start: Sequence[int] = (0, 0, 0)
+) -> np.ndarray:
+    """Return the means of blocks of `steps` voxels (z, y, x; not always whole), float32.
+
+    A part of a larger array has the blocks of the whole if it begins at `start`, where one begins.
+    """
     array = np.asarray(array)
-    for axis, step in enumerate(steps):
-        array = _means_along(array, step, axis)
+    for axis, (step, first) in enumerate(zip(steps, start, strict=True)):
+        array = _means_along(array, step, axis, first)
     return array
 
 
-def _means_along(array: np.ndarray, size: float, axis: int) -> np.ndarray:
-    starts = np.unique((np.arange(np.ceil(array.shape[axis] / size)) * size).astype(int))
-    starts = starts[starts < array.shape[axis]]  # 21 / 1.4 is a little more than 15
+def _means_along(array: np.ndarray, size: float, axis: int, first: int = 0) -> np.ndarray:
+    starts = block_starts(first + array.shape[axis], size) - first
+    starts = starts[starts >= 0]
     sums = np.add.reduceat(array, starts, axis, dtype=np.float32)
     counts = np.diff(np.append(starts, array.shape[axis])).astype(np.float32)
     return sums / counts.reshape([-1 if a == axis else 1 for a in range(array.ndim)])
@@ -45,7 +56,7 @@ def enlarge(
     shape: Sequence[int],
     steps: Sequence[float],
     *,
-    start: Sequence[int] = (0, 0, 0),
+    start: Sequence[float] = (0, 0, 0),
 ) -> np.ndarray:
     """Return block means (Z', Y', X') interpolated linearly to a finer grid of `shape`, float32.
 
@@ -55,7 +66,7 @@ def enlarge(
         have = array.shape[axis]
         if step == 1 and (first, n) == (0, have):
             continue
-        place = np.clip((np.arange(first, first + n) + 0.5) / step - 0.5, 0, have - 1)
+        place = np.clip((first + np.arange(n) + 0.5) / step - 0.5, 0, have - 1)
         low = np.minimum(place.astype(int), max(have - 2, 0))
         share = (place - low).astype(np.float32)
         share = share.reshape([-1 if a == axis else 1 for a in range(3)])

@@ -7,6 +7,7 @@ import gc
 import itertools
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ SMALLEST_TILE = 32  # when memory runs out; the blocks for the statistics are no
 SAMPLE_SIZE, SAMPLES_PER_AXIS = 32, 3  # 27 blocks for the statistics: the work of one 96³ tile
 
 Progress = Callable[[int, int], None]
+Moments = dict[str, Tensor]  # name of a group norm to (2, groups): mean, and mean of the squares
 
 
 def predict_probabilities(
@@ -35,6 +37,7 @@ def predict_probabilities(
     tile_size: int = DEFAULTS["tile_size"],
     flips: bool = DEFAULTS["flips"],
     precision: str = "float32",
+    moments: Moments | None = None,
     out: Path | None = None,
     progress: Progress | None = None,
 ) -> np.ndarray:
@@ -61,6 +64,8 @@ def predict_probabilities(
         Average over the eight mirror images of each tile.
     precision : str
         Number format, see `device.choose_dtype`; bfloat16 moves probabilities by up to 0.03.
+    moments : dict, optional
+        Group-norm statistics where the image is a part of a larger volume (`measure_moments`).
     out : Path, optional
         A new ``.npy`` file to write to, tile by tile, instead of memory; never overwritten.
     progress : callable, optional
@@ -86,22 +91,30 @@ def predict_probabilities(
         found = isinstance(normalisation, Normalisation)
         ranges = normalisation if found else fit_normalisation(image, normalisation)
         volume = Prepared(image, ranges, shape=image.shape)
-    device = _device(model)
-    dtype = choose_dtype(precision, device)
     with contextlib.ExitStack() as stack:
         part = None if out is None else stack.enter_context(new_file(out))
-        stack.enter_context(torch.autocast(device.type, dtype, dtype != torch.float32))
-        stack.callback(model.train, model.training)
-        model.eval()
+        stack.enter_context(_evaluating(model, precision))
         if volume.factors == (1, 1, 1):
-            result = _predict(model, volume, tile_size, flips, part, progress)
+            result = _predict(model, volume, tile_size, flips, moments, part, progress)
         else:
-            result = _predict(model, volume, tile_size, flips, None, progress)
+            result = _predict(model, volume, tile_size, flips, moments, None, progress)
             result = _on_the_image(result, volume, part)
         if part is None:
             return result
         del result  # before its file is renamed, which Windows would refuse
     return np.load(out, mmap_mode="r")
+
+
+@contextlib.contextmanager
+def _evaluating(model: nn.Module, precision: str) -> Iterator[None]:
+    device, was = _device(model), model.training
+    dtype = choose_dtype(precision, device)
+    model.eval()
+    try:
+        with torch.autocast(device.type, dtype, dtype != torch.float32):
+            yield
+    finally:
+        model.train(was)
 
 
 def mean_dice(
@@ -145,6 +158,7 @@ def _predict(
     volume: Prepared,
     tile_size: int,
     flips: bool,
+    moments: Moments | None,
     path: Path | None,
     progress: Progress | None,
 ) -> np.ndarray:
@@ -152,7 +166,7 @@ def _predict(
     while True:
         axes = [_tile_axis(n, tile_size) for n in volume.array.shape]
         try:
-            with _common_statistics(model, volume):
+            with _common_statistics(model, moments or _sample_moments(model, volume)):
                 return _blend(model, volume, axes, flips, path, progress)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error) or tile_size <= SMALLEST_TILE:
@@ -201,39 +215,73 @@ def _encode(
     return (total / len(axes))[0, :, :z, :y, :x].cpu().numpy().copy()
 
 
-@contextlib.contextmanager
-def _common_statistics(model: nn.Module, volume: Prepared) -> Iterator[None]:
-    """Let every group norm use the mean and variance of the volume, not those of each tile.
+def measure_moments(
+    model: nn.Module,
+    volume: Prepared,
+    *,
+    tile_size: int = DEFAULTS["tile_size"],
+    precision: str = "float32",
+) -> Moments:
+    """Return the statistics with which every part of a volume gets the classes of the whole.
 
-    They are averaged over up to 27 blocks spread evenly over the volume, whatever the tiles, so
-    that a voxel's class depends neither on its tile's other voxels nor on the tile size.
+    They are those that `predict_probabilities` uses for the volume, given the same arguments.
     """
-    moments: dict[nn.Module, list[Tensor]] = {}
+    with _evaluating(model, precision):
+        if max(volume.array.shape) <= tile_size:
+            return _sample_moments(model, volume, [(slice(None),) * 3])
+        return _sample_moments(model, volume)
 
-    def record(norm: nn.GroupNorm, inputs: tuple[Tensor]) -> None:
+
+def _sample_moments(
+    model: nn.Module, volume: Prepared, places: Sequence[tuple[slice, ...]] | None = None
+) -> Moments:
+    """Return the moments averaged over blocks, up to 27 spread over the volume if not given."""
+    seen: dict[str, list[Tensor]] = {}
+
+    def record(name: str, norm: nn.GroupNorm, inputs: tuple[Tensor]) -> None:
         exact = torch.float32 if inputs[0].device.type == "mps" else torch.float64
         x = inputs[0].to(exact).reshape(norm.num_groups, -1)
-        moments.setdefault(norm, []).append(torch.stack((x.mean(1), x.square().mean(1))))
+        seen.setdefault(name, []).append(torch.stack((x.mean(1), x.square().mean(1))))
 
-    def apply(norm: nn.GroupNorm, inputs: tuple[Tensor], _: Tensor) -> Tensor:
-        of_groups = torch.stack(moments[norm]).mean(0)
-        mean, square = of_groups.repeat_interleave(norm.num_channels // norm.num_groups, dim=1)
+    hooks = [norm.register_forward_pre_hook(partial(record, name)) for name, norm in _norms(model)]
+    try:
+        for place in places or _sample_blocks(volume.array.shape):
+            _encode(model, volume, place, flips=False)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return {name: torch.stack(values).mean(0) for name, values in seen.items()}
+
+
+@contextlib.contextmanager
+def _common_statistics(model: nn.Module, moments: Moments) -> Iterator[None]:
+    """Let every group norm use the mean and variance of the volume, not those of each tile.
+
+    They do not depend on the tiles, so a voxel's class depends neither on its tile's other voxels
+    nor on the tile size.
+    """
+
+    def apply(of_groups: Tensor, norm: nn.GroupNorm, inputs: tuple[Tensor], _: Tensor) -> Tensor:
+        per_channel = of_groups.repeat_interleave(norm.num_channels // norm.num_groups, dim=1)
+        mean, square = per_channel.to(inputs[0].device)
         scale = norm.weight / (square - mean**2 + norm.eps).sqrt()
         shift = norm.bias - mean * scale
         return inputs[0] * scale.float().view(-1, 1, 1, 1) + shift.float().view(-1, 1, 1, 1)
 
-    norms = [m for m in model.modules() if isinstance(m, nn.GroupNorm)]
-    hooks = [norm.register_forward_pre_hook(record) for norm in norms]
+    hooks = [
+        norm.register_forward_hook(partial(apply, moments[name]))
+        for name, norm in _norms(model)
+        if name in moments
+    ]
     try:
-        for place in _sample_blocks(volume.array.shape):
-            _encode(model, volume, place, flips=False)
-        while hooks:
-            hooks.pop().remove()
-        hooks = [norm.register_forward_hook(apply) for norm in norms if norm in moments]
         yield
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _norms(model: nn.Module) -> list[tuple[str, nn.GroupNorm]]:
+    return [(name, m) for name, m in model.named_modules() if isinstance(m, nn.GroupNorm)]
 
 
 def _sample_blocks(shape: tuple[int, ...]) -> list[tuple[slice, ...]]:

@@ -116,7 +116,7 @@ def segment_instances(
     for block in parts:
         region = whole or evidence.find(block)
         cells = np.where(evidence.inside(region, boundary), region.basins, 0)
-        count = _label_cells(cells, region, radii, smallest, labels, count)
+        count = label_cells(cells, region, radii, smallest, labels, count)
     found = float(boundary), float(ground.floor)
     return Instances(_renumber(labels), foreground, classes, reason, cell, *found)
 
@@ -132,7 +132,7 @@ def _cell_size(
     return CellSize(float(cell_radius_um), radii, 0, 0.0, "given by you")
 
 
-def _label_cells(
+def label_cells(
     cells: np.ndarray,
     region: Region,
     radii: np.ndarray,

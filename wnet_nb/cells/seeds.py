@@ -46,9 +46,7 @@ class Ground:
         radii: np.ndarray,
         floor: float | None = None,
     ) -> None:
-        shape = np.array(image.shape)
-        self.step = shape / np.ceil(shape / np.maximum(1.0, radii))  # voxels; whole steps fit
-        fine = np.maximum(1.0, 0.5 * self.step)  # grid of the spots; that of the background: step
+        self.step, fine = ground_steps(image.shape, radii)
         ratio = self.step / fine
         picture, inside = block_means(image, fine), block_means(foreground, fine)
         self.background = find_background(
@@ -77,6 +75,13 @@ class Ground:
         part = np.array(image[tuple(region)], np.float32)
         part -= enlarge(self.background, part.shape, self.step, start=[s.start for s in region])
         return part
+
+
+def ground_steps(shape: Sequence[int], radii: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the steps in voxels (z, y, x) of the grids of the background and of the spots."""
+    shape = np.array(shape)
+    step = shape / np.ceil(shape / np.maximum(1.0, radii))  # whole steps fit
+    return step, np.maximum(1.0, 0.5 * step)
 
 
 def find_background(

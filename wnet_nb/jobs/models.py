@@ -23,7 +23,7 @@ from wnet_nb.device import choose_device
 from wnet_nb.errors import UserError
 from wnet_nb.files.published import PUBLISHED, fetch_published
 from wnet_nb.grid import enlarge
-from wnet_nb.inference import predict_probabilities
+from wnet_nb.inference import Moments, predict_probabilities
 from wnet_nb.jobs.stacks import Stack
 
 NONE = "none"
@@ -84,12 +84,14 @@ def predict_classes(
     model: Checkpoint,
     settings: Settings,
     *,
+    of_whole: Moments | float | None = None,
     out: Path | None = None,
     progress: Report | None = None,
 ) -> np.ndarray:
     """Return class probabilities (K, Z, Y, X) float32, of a network also in a new file `out`.
 
-    Without a network, the one class is what is brighter than Otsu's threshold.
+    Without a network, the one class is what is brighter than Otsu's threshold. `of_whole` are the
+    network's moments, or that threshold, where the volume is a part of a larger one.
     """
     if model.model is not None:
         return predict_probabilities(
@@ -98,11 +100,13 @@ def predict_classes(
             tile_size=settings.tile_size,
             flips=settings.flips,
             precision=settings.precision,
+            moments=of_whole,
             out=out,
             progress=progress,
         )
     brightness = prepared.normalisation.apply(prepared.array)
-    bright = (brightness > threshold_otsu(brightness)).astype(np.float32)
+    threshold = threshold_otsu(brightness) if of_whole is None else of_whole
+    bright = (brightness > threshold).astype(np.float32)
     return enlarge(bright, prepared.shape, prepared.factors)[np.newaxis]
 
 
