@@ -208,14 +208,14 @@ def reconstruction_loss(reconstruction: Tensor, image: Tensor, kind: str) -> Ten
 def hold_loss(probabilities: Tensor, start: Tensor) -> Tensor:
     """How far class probabilities (N, K, Z, Y, X) moved from `start`: a scalar, 0 for nowhere.
 
-    The Kullback-Leibler divergence, as its mean over each class of `start` and then over the
-    classes: as in the soft N-cut, few voxels of cells count as much as many of background.
+    The Kullback-Leibler divergence, as its mean over each class of `start` in an image, and then
+    over the classes: as in the soft N-cut, few voxels of cells count as much as many of background.
     """
     tiny = 1e-6  # bfloat16 probabilities can be 0
     ratio = start.clamp_min(tiny).log() - probabilities.clamp_min(tiny).log()
     divergence = (start * ratio).sum(1, keepdim=True)  # (N, 1, Z, Y, X)
-    voxels = start.sum((0, 2, 3, 4)) + SMALLEST_CLASS * divergence.numel()  # (K,)
-    return ((start * divergence).sum((0, 2, 3, 4)) / voxels).mean()
+    voxels = start.sum((2, 3, 4)) + SMALLEST_CLASS * divergence[0].numel()  # (N, K)
+    return ((start * divergence).sum((2, 3, 4)) / voxels).mean()
 
 
 def wnet_losses(

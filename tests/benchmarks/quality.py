@@ -7,7 +7,8 @@ trains a small network on the one volume, `starter` uses the weights in the pack
 `quick` adapts these to the one volume. Two columns leave one thing out of `quick`: "cells from the
 image" takes seeds and outlines from the image within the network's foreground, "one boundary" does
 not look at how soft the edges are. What the starter's weights and the adaptation are worth, say
-`scratch` and `starter`.
+`scratch` and `starter`. "starter, true radius" is told the median radius of the true cells: the
+most that a better estimate of the scale could bring.
 """
 
 import argparse
@@ -84,7 +85,7 @@ UNTOUCHED = {
 EXAMPLES = {f"example, seed {seed}": seed for seed in range(3)}
 WAYS = (
     "Voronoi-Otsu", "none", "scratch", "starter", "quick", "quick, cells from the image",
-    "quick, one boundary",
+    "quick, one boundary", "starter, true radius",
 )  # fmt: skip
 
 
@@ -101,15 +102,15 @@ def stack_and_truth(name):
     return Stack(volume), read_points(path) if path.suffix == ".csv" else read_volume(path).array
 
 
-def find(stack, model, **options):
-    """Return the labels that a `Checkpoint` leads to."""
-    settings = model.settings
+def find(stack, model, radius=None, **options):
+    """Return the labels that a `Checkpoint` leads to, for cells of a radius in µm or as found."""
+    settings = model.settings.replace(cell_radius_um=radius)
     options = {"core_class": settings.core_class} | options
     return segment_instances(
         predict_probabilities(model.model, stack.prepared(settings), precision="auto"),
         stack.array,
         voxel_size_um=stack.voxel_size_um,
-        cell_radius_um=stack.cell_size,
+        cell_radius_um=radius or stack.cell_size,
         foreground_classes=settings.foreground_classes,
         **options,
     ).labels
@@ -142,6 +143,7 @@ def measure(name):
         "none": find_without(stack),
         "scratch": find(stack, train(stack, "scratch")),
         "starter": find(stack, load_model("starter")),
+        "starter, true radius": find(stack, load_model("starter"), true_radius(truth, size)),
         "quick": find(stack, quick),
         "quick, cells from the image": find(stack, quick, core_class=None),
         "quick, one boundary": find(stack, quick, boundary=0.4),
@@ -150,6 +152,14 @@ def measure(name):
     row["true"] = len(truth) if truth.ndim == 2 else len(np.unique(truth)) - 1
     row["radius"] = radius
     return row
+
+
+def true_radius(truth, size):
+    """Return the radius in µm of a sphere as large as the median true cell; None for points."""
+    if truth.ndim == 2:
+        return None
+    volumes = np.bincount(truth.ravel())[1:]
+    return float(np.cbrt(np.median(volumes[volumes > 0]) * np.prod(size) * 3 / 4 / np.pi))
 
 
 def score(labels, truth, size, radius):
