@@ -370,7 +370,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "start_from": "starter",
         "core_class": 1,
         "foreground_classes": (1, 2),
-        "hold_weight": 0.2,
+        "hold_weight": 0.15,
         "learning_rate": 1e-4,
     },
     "scratch": _SMALL,
