@@ -19,6 +19,7 @@ _PUBLIC = {  # name: module, and the name there
     "read_volume": ("wnet_nb.files.volumes", "read_volume"),
     "train": ("wnet_nb.jobs.train", "train"),
     "segment": ("wnet_nb.jobs.segment", "segment"),
+    "segment_large": ("wnet_nb.scale", "segment_large"),
     "evaluate": ("wnet_nb.jobs.evaluate", "evaluate"),
 }
 

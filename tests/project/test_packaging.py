@@ -89,7 +89,16 @@ def test_the_package_imports_nothing_that_it_does_not_require():
     required = {IMPORT_NAMES.get(r.name, r.name) for r in requirements()}
     # Comes with ipywidgets; is there on Colab only; are used where they are installed.
     with_others = {"IPython", "google", "napari", "roifile"}
+    with_others |= {"dask", "numcodecs", "pyarrow", "zarr"}  # the extra `scale`
     assert imported_by_the_package() - required - with_others == set()
+
+
+def test_a_plain_installation_brings_nothing_of_what_only_large_volumes_need():
+    asked = {canonicalize_name(requirement.name) for requirement in requirements()}
+    assert asked & {"bokeh", "dask", "distributed", "zarr", "pyarrow", "numcodecs"} == set()
+    assert (
+        loaded_by("import wnet_nb.cli.verbs") & {"dask", "distributed", "zarr", "pyarrow"} == set()
+    )
 
 
 def test_the_tested_set_pins_every_requirement_within_its_range():
@@ -147,7 +156,7 @@ def test_importing_the_package_alone_loads_nothing_heavy():
 
 
 @pytest.mark.parametrize(
-    "name", ["Settings", "preset", "read_volume", "train", "segment", "evaluate"]
+    "name", ["Settings", "preset", "read_volume", "train", "segment", "segment_large", "evaluate"]
 )
 def test_public_name_is_there_and_explains_itself(name):
     assert getattr(wnet_nb, name).__doc__ and name in dir(wnet_nb)

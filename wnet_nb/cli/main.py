@@ -45,7 +45,14 @@ ARGUMENTS = {
     "--seed": {"type": int, "default": 0, "metavar": "N", "help": "of everything that is drawn"},
     "--steps": {"type": int, "metavar": "N", "help": "training steps"},
     "demo --out": {"metavar": "DIR", "help": "a new folder (default: wnet_demo)"},
-    "segment --out": {"metavar": "DIR", "help": "for the results (default: RUN/predictions)"},
+    "segment --out": {
+        "metavar": "DIR",
+        "help": "for the results (default: RUN/predictions); DIR.zarr: a volume of any size, a "
+        "BigTIFF, a folder of slices or an OME-Zarr, chunk by chunk to an OME-Zarr",
+    },
+    "--scheduler": {"metavar": "ADDRESS", "help": "of a Dask cluster to work on (DIR.zarr only)"},
+    "--workers": {"type": int, "metavar": "N", "help": "processes here (DIR.zarr only)"},
+    "--chunk": {"type": int, "metavar": "N", "help": "edge of a chunk in voxels (DIR.zarr only)"},
     "starter --out": {"required": True, "metavar": "FILE", "help": "a new .safetensors"},
 }
 
@@ -69,7 +76,7 @@ VERBS = {
     "segment": (
         "find, count and measure the cells of whole volumes",
         "runs/first my_stacks/ --set minimum_size=0.2",
-        "model path --out --labels --set --slices",
+        "model path --out --labels --set --slices --scheduler --workers --chunk",
     ),
     "evaluate": (
         "score a segmentation against the truth",

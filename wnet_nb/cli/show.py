@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from wnet_nb import scale
 from wnet_nb.cells.scores import format_table
 from wnet_nb.checkpoint import Checkpoint
 from wnet_nb.cli import terminal
@@ -72,6 +73,37 @@ def segment_and_show(
     finally:
         for bar in bars.values():
             bar.close()
+
+
+def segment_large_and_show(
+    model: Checkpoint,
+    path: str,
+    out: str,
+    cluster: Mapping[str, Any],
+    changes: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Segment a volume of any size with a bar for each stage; return what result.json says."""
+    bars: dict[str, terminal.Progress] = {}
+
+    def observe(progress: Any) -> None:
+        if progress.note:
+            remark(progress.note)
+            return
+        if progress.stage not in bars:
+            bars[progress.stage] = terminal.Progress(progress.stage, "chunks")
+        bars[progress.stage].show(progress.done, progress.total)
+
+    try:
+        result = scale.segment_large(model, path, out, observe=observe, **cluster, **changes)
+    finally:
+        for bar in bars.values():
+            bar.close()
+    facts = result.facts
+    say(f"{facts['name']}: {count_in_words(facts | {'network_added': None})}")
+    if facts["cut_by_halo"]:
+        remark(f"{facts['cut_by_halo']} cells were larger than a chunk can see, and are cut there")
+    wrote([result.folder, *sorted(result.folder.glob("*.*"))])
+    return facts | {"folder": str(result.folder)}
 
 
 def _show_result(result: Result) -> None:

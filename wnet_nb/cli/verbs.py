@@ -10,7 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from wnet_nb import checkpoint, config
-from wnet_nb.cli.show import segment_and_show, show_event, show_scores, show_stacks
+from wnet_nb.cli.show import (
+    segment_and_show,
+    segment_large_and_show,
+    show_event,
+    show_scores,
+    show_stacks,
+)
 from wnet_nb.cli.terminal import Progress, remark, say, stop_between_events, wrote
 from wnet_nb.config import Settings
 from wnet_nb.device import choose_device
@@ -107,6 +113,12 @@ def segment(options: Namespace) -> Outcome:
     changes = config.parse_assignments(options.set)
     with contextlib.closing(Progress("fetching the published weights", "B")) as bar:
         model = load_model(options.model, progress=bar.show)
+    large = {name: getattr(options, name) for name in ("scheduler", "workers", "chunk")}
+    if (options.out or "").rstrip("/").endswith(".zarr"):
+        facts = segment_large_and_show(model, options.path, options.out, large, changes)
+        return 0, facts
+    if any(large.values()):
+        raise UserError("--scheduler, --workers and --chunk go with --out NAME.zarr")
     stacks = read_for_model(
         options.path, model, changes, labels=options.labels, slices=options.slices
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import psutil
 
 from wnet_nb.errors import UserError
 from wnet_nb.files.axes import VoxelSize, select_volume, settle_voxel_size, stated_voxel_size
@@ -64,6 +65,18 @@ def find_volumes(path: str | Path) -> FoundVolumes:
     seen = [(entry, _reason_to_skip(entry)) for entry in entries]
     found = tuple(entry for entry, reason in seen if not reason)
     return FoundVolumes(found, tuple(one for one in seen if one[1]))
+
+
+def is_zarr(path: str | Path) -> bool:
+    """Return whether a path is a Zarr, such as an OME-Zarr."""
+    return any((Path(path) / name).exists() for name in (".zattrs", ".zgroup", "zarr.json"))
+
+
+def is_beyond_memory(path: str | Path, *, slices: bool = False) -> bool:
+    """Return whether a TIFF, or a folder of slices, is larger than half of the free memory."""
+    files = find_volumes(path).paths if slices else [Path(path)]
+    size = sum(file.stat().st_size for file in files if file.is_file())
+    return size > psutil.virtual_memory().available / 2
 
 
 def _natural_key(path: Path) -> list[str | int]:

@@ -26,6 +26,7 @@ from wnet_nb.errors import UserError
 from wnet_nb.figures import overlay, report
 from wnet_nb.files.result import Result
 from wnet_nb.files.run_files import PREDICTIONS, is_run
+from wnet_nb.files.volumes import is_zarr
 from wnet_nb.jobs.evaluate import score
 from wnet_nb.jobs.models import find_cells, load_model, no_network, predict_classes
 from wnet_nb.jobs.run_folder import describe_stack, versions, write_tables
@@ -149,6 +150,11 @@ def read_for_model(
     A size in `changes` replaces what the files state.
     """
     settings = segment_settings(model, changes)
+    if is_zarr(path):
+        raise UserError(
+            f"'{path}' is an OME-Zarr, which is segmented to another: give --out NAME.zarr (in "
+            "Python: wnet_nb.segment_large)"
+        )
     return read_stacks(
         path,
         settings.replace(voxel_size_um=changes.get("voxel_size_um")),

@@ -16,12 +16,21 @@ from pathlib import Path
 
 import numpy as np
 
+from wnet_nb import scale  # which imports its packages only when they are used
 from wnet_nb.cells.size import CellSize, estimate_cell_radius
 from wnet_nb.config import Settings
 from wnet_nb.data import Prepared, prepare
 from wnet_nb.errors import UserError
 from wnet_nb.files.axes import format_um
-from wnet_nb.files.volumes import FoundVolumes, Volume, find_volumes, read_slices, read_volume
+from wnet_nb.files.volumes import (
+    FoundVolumes,
+    Volume,
+    find_volumes,
+    is_beyond_memory,
+    is_zarr,
+    read_slices,
+    read_volume,
+)
 from wnet_nb.jobs.check import Finding, check_volume, read_remarks
 from wnet_nb.jobs.truth import find_truths, is_points, read_labels
 from wnet_nb.whole_file import sha256
@@ -197,6 +206,9 @@ def read_stacks(
 ) -> Stacks:
     """Read the volumes of a file or folder; files that cannot be used are named, not fatal.
 
+    Of an OME-Zarr, and of what is larger than half of the free memory where the extra `scale` is
+    installed, boxes from all over it are taken, each as a volume.
+
     True labels beside an image (``x_labels.tif`` beside ``x.tif``) are recognised by name and
     content: results are scored against them, and they are never trained on.
 
@@ -221,6 +233,10 @@ def read_stacks(
         If a path does not exist, or `labels` fit no volume; not if no volume can be used.
     """
     path = Path(path)
+    if is_zarr(path) or (
+        check and not scale.missing_packages() and is_beyond_memory(path, slices=slices)
+    ):
+        return scale.sample_stacks(path, settings)
     found = FoundVolumes((path,)) if slices else find_volumes(path)
     truths = find_truths(path, found.paths, labels)
     memory, stacks = Memory(), []
