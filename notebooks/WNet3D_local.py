@@ -42,6 +42,7 @@
 # %%
 from IPython.display import display
 
+import wnet_nb
 from wnet_nb import config, widgets
 
 # %% [markdown]
@@ -198,6 +199,22 @@ widgets.view_cells(results, target.stacks, table=True)
 
 # %%
 widgets.show_scores(results)
+
+# %% [markdown]
+# ### Volumes larger than memory
+#
+# A whole brain, as a BigTIFF, a folder of slices or an OME-Zarr, is worked on chunk by chunk by
+# several processes. It needs `pip install ".[scale]"` once. Write its path between the first quotes;
+# the bar counts chunks, and before the first one it says what it will take. The result is an OME-Zarr
+# for napari with a table of cells. If it is broken off, run the cell again: it goes on.
+
+# %%
+brain = ""  # such as "brain.ome.zarr"; nothing is done while it is empty
+if brain:
+    cells = wnet_nb.segment_large(
+        chosen.source, brain, "brain_cells.zarr", observe=widgets.ChunkBar()
+    )
+    print(cells.facts["count"], "cells in", cells.folder)
 
 # %% [markdown]
 # ## 8. Save and cite

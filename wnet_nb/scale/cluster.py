@@ -58,7 +58,7 @@ def fitting_workers() -> int:
     """Return how many workers the processors and the free memory of this machine suffice for."""
     free = MEMORY_SHARE * psutil.virtual_memory().available
     smallest = BYTES_PER_VOXEL * CHUNKS[-1] ** 3 * 2 + PROCESS_BYTES
-    return max(1, min(len(os.sched_getaffinity(0)), int(free / smallest)))
+    return max(1, min(os.cpu_count() or 1, int(free / smallest)))
 
 
 def memory_of_workers(client: Client) -> float:

@@ -165,7 +165,7 @@ def _full_disk_is_a_sentence(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in (errno.ENOSPC, getattr(errno, "EDQUOT", None)):
             raise
         raise UserError(
             f"the disk of '{folder}' is full; free some room and give the same command again: "

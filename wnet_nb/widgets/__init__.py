@@ -2,6 +2,7 @@
 
 from wnet_nb.widgets.busy_cell import StopInPlace
 from wnet_nb.widgets.cells_panel import find_cells, show_scores, view_cells
+from wnet_nb.widgets.chunk_bar import ChunkBar
 from wnet_nb.widgets.data_field import DataField
 from wnet_nb.widgets.model_field import ModelField
 from wnet_nb.widgets.option_form import SettingsForm
@@ -12,6 +13,7 @@ from wnet_nb.widgets.viewer import Viewer
 
 __all__ = [
     "CellTuner",
+    "ChunkBar",
     "DataField",
     "ModelField",
     "SettingsForm",
