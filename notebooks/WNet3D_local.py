@@ -204,9 +204,9 @@ widgets.show_scores(results)
 # ### Volumes larger than memory
 #
 # A whole brain, as a BigTIFF, a folder of slices or an OME-Zarr, is worked on chunk by chunk by
-# several processes. It needs `pip install ".[scale]"` once. Write its path between the first quotes;
-# the bar counts chunks, and before the first one it says what it will take. The result is an OME-Zarr
-# for napari with a table of cells. If it is broken off, run the cell again: it goes on.
+# several processes. It needs `pip install ".[scale]"` once. Write its path between the first
+# quotes; the bar counts chunks, and before the first one it says what it will take. The result is
+# an OME-Zarr for napari with a table of cells. If it is broken off, run the cell again: it goes on.
 
 # %%
 brain = ""  # such as "brain.ome.zarr"; nothing is done while it is empty

@@ -36,16 +36,14 @@ GREY, LIGHT, NOISE = 120, 400, 12  # of the background of the tissue, of a nucle
 
 def nuclei_in(box, shape, seed=0):
     """Return the centres (n, 3) of the nuclei near a box: the same wherever it is asked."""
-    low = [max((s.start - 2 * SPACING) // SPACING, 0) for s in box]
-    high = [
-        min((s.stop + 2 * SPACING) // SPACING, n // SPACING)
-        for s, n in zip(box, shape, strict=True)
-    ]
+    counts = [n // SPACING for n in shape]
+    low = [max(s.start // SPACING - 2, 0) for s in box]
+    high = [min(s.stop // SPACING + 2, n) for s, n in zip(box, counts, strict=True)]
     found = []
     for z in range(low[0], high[0]):
         for y in range(low[1], high[1]):
             random = np.random.default_rng([seed, z, y])
-            shaken = random.uniform(RADIUS, SPACING - RADIUS, (shape[2] // SPACING, 3))
+            shaken = random.uniform(RADIUS, SPACING - RADIUS, (counts[2], 3))
             xs = np.arange(low[2], high[2])
             found.append(SPACING * np.stack([0 * xs + z, 0 * xs + y, xs], 1) + shaken[xs])
     centres = np.concatenate(found) if found else np.zeros((0, 3))
@@ -66,16 +64,14 @@ def make_box(box, shape, seed=0):
     reach = int(2 * RADIUS)
     grid = np.stack(np.meshgrid(*[np.arange(-reach, reach + 1)] * 3, indexing="ij"), -1)
     corner = np.array([s.start for s in box])
-    for number, centre in enumerate(nuclei_in(box, shape, seed)):
+    for centre in nuclei_in(box, shape, seed):
         place = np.round(centre).astype(int) - corner
         low, high = np.maximum(place - reach, 0), np.minimum(place + reach + 1, light.shape)
         if (low >= high).any():
             continue
-        part = tuple(
-            slice(a - p + reach, b - p + reach) for a, b, p in zip(low, high, place, strict=True)
-        )
+        part = tuple(map(slice, low - place + reach, high - place + reach))
         away = np.linalg.norm(grid[part] + np.round(centre) - centre, axis=-1)
-        brightness = 0.6 + 0.8 * ((number * 0.618) % 1)
+        brightness = 0.6 + 0.8 * ((centre.sum() * 0.618) % 1)
         light[tuple(map(slice, low, high))] += brightness / (1 + np.exp(2.0 * (away - RADIUS)))
     random = np.random.default_rng([seed, *corner])
     image = GREY + LIGHT * light + random.normal(0, NOISE, light.shape).astype(np.float32)
