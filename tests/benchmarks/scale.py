@@ -30,7 +30,7 @@ from wnet_nb.scale.run import LargeResult, segment_large
 
 RADIUS, SPACING, BOX = 4.0, 26, 256  # voxels: nuclei, the lattice they are shaken on, what is made
 # at a time
-TISSUE = 0.62  # half axes of the ellipsoid of tissue, as a share of those of the volume
+TISSUE = 0.8  # axes of the ellipsoid of tissue, as a share of those of the volume
 GREY, LIGHT, NOISE = 120, 400, 12  # of the background of the tissue, of a nucleus, of the camera
 
 

@@ -11,14 +11,13 @@ from wnet_nb.jobs.stacks import read_stacks
 from wnet_nb.scale.sources import Source
 from wnet_nb.scale.survey import EMPTY_CONTRAST, sample_boxes
 
-TINY = "epochs=1 patch_size=16 patches_per_volume=2 start_from=none core_class=none "
-TINY += "foreground_classes=none hold_weight=0"
+TINY = "epochs=1 patch_size=16 patches_per_volume=2 base_channels=4"
 
 
 @pytest.fixture(scope="module")
 def brain(tmp_path_factory):
     """Return an OME-Zarr of nuclei, half of which is empty."""
-    image, _ = make_example(shape=(96, 96, 96), n_cells=130)
+    image, _ = make_example(shape=(64, 64, 64), n_cells=40)
     image = np.concatenate([np.full_like(image, 100), image], axis=2)
     path = tmp_path_factory.mktemp("brain") / "brain.zarr"
     group = zarr.create_group(path, zarr_format=2)
@@ -57,7 +56,7 @@ def test_a_sample_is_drawn_without_reading_the_whole():
 
 
 def test_an_ome_zarr_is_trained_on(brain, tmp_path, capsys):
-    arguments = ["train", str(brain[0]), "--run", str(tmp_path / "run"), "--preset", "quick"]
+    arguments = ["train", str(brain[0]), "--run", str(tmp_path / "run"), "--preset", "scratch"]
     changes = [word for one in TINY.split() for word in ("--set", one)]
     assert main([*arguments, *changes]) == 0
     assert "brain at 0-0-0" in capsys.readouterr().out
@@ -66,12 +65,12 @@ def test_an_ome_zarr_is_trained_on(brain, tmp_path, capsys):
 
 def test_an_ome_zarr_is_checked(brain, capsys):
     assert main(["check", str(brain[0]), "--preset", "quick"]) == 0
-    assert "brain at 0-0-0: 96 × 96 × 192 voxels" in capsys.readouterr().out
+    assert "brain at 0-0-0: 64 × 64 × 128 voxels" in capsys.readouterr().out
 
 
 def test_boxes_share_one_brightness_and_one_cell_size(brain, monkeypatch):
     monkeypatch.setattr("wnet_nb.scale.survey.WHOLE", 1000)
-    monkeypatch.setattr("wnet_nb.scale.sampling.TRAINING_EDGE", 64)
+    monkeypatch.setattr("wnet_nb.scale.sampling.TRAINING_EDGE", 48)
     stacks = read_stacks(brain[0], preset("quick"))
     assert len(stacks) > 4
     assert len({stack.prepared(preset("quick")).normalisation for stack in stacks}) == 1

@@ -171,9 +171,11 @@ def sample_boxes(source: Source, count: int = BOXES, edge: int = BOX_EDGE) -> li
     full = [p for p, c in zip(probes, contrast, strict=True) if c > EMPTY_CONTRAST * contrast.max()]
     if not full:
         return [_around(probes[len(probes) // 2], edge, source)]
-    # Evenly along the list, which a step prime to its sides spreads over all three axes.
-    order = np.random.default_rng(0).permutation(len(full))[:count]
-    return [_around(full[place], edge, source) for place in sorted(order)]
+    order = np.random.default_rng(0).permutation(len(full))
+    boxes = [_around(full[place], edge, source) for place in order]
+    # Two that were moved in from the border may be the same.
+    unlike = {tuple(s.start for s in box): box for box in boxes}
+    return list(unlike.values())[:count]
 
 
 def common_normalisation(prepared: Sequence[Prepared]) -> Normalisation:
