@@ -63,7 +63,7 @@ def test_the_python_of_the_readme_trains_and_segments(tmp_path, monkeypatch, cap
     monkeypatch.chdir(tmp_path)
     image, _ = make_example(shape=(32, 32, 32), n_cells=8)
     write_volume("my_tiffs/a.tif", image, voxel_size_um=(1, 1, 1))
-    train, segment = code("python")
+    train, segment, *_ = code("python")
     exec(train.replace('preset("quick")', f'preset("quick", {TINY})'), {})
     exec(segment, {})
     assert re.search(r"a \d+ cells in runs/first/predictions/a", capsys.readouterr().out)
