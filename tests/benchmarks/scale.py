@@ -1,12 +1,12 @@
 """What large volumes cost, and whether their chunks give the cells of the whole.
 
-    python tests/benchmarks/scale.py chunking          # the example in chunks against the whole
-    python tests/benchmarks/scale.py large FOLDER      # 8.6 GB under a cap, against its truth
-    python tests/benchmarks/scale.py workers FOLDER    # the same steps with one and two workers
-    python tests/benchmarks/scale.py network FOLDER    # seconds of the network per gigavoxel
+    python tests/benchmarks/scale.py chunking         # the example in chunks against the whole
+    python tests/benchmarks/scale.py large FOLDER     # 8.6 GB under a cap, against its truth
+    python tests/benchmarks/scale.py large FOLDER --workers 1      # the throughput of one worker
+    python tests/benchmarks/scale.py large FOLDER --model starter --shape 256 384 384
 
-Each prints a table; they stand in tests/benchmarks/scale.md. FOLDER is emptied of nothing: it must
-be new, and holds the volume and the result.
+Each prints a table; they stand in tests/benchmarks/scale.md. FOLDER
+keeps the volume, for a run with another number of workers.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from wnet_nb.data import times
 from wnet_nb.jobs.example import write_example
 from wnet_nb.jobs.segment import segment
 from wnet_nb.scale.layout import regular_boxes
-from wnet_nb.scale.run import LargeResult, segment_large
+from wnet_nb.scale.result import LargeResult
+from wnet_nb.scale.run import segment_large
 
 RADIUS, SPACING, BOX = 4.0, 26, 256  # voxels: nuclei, the lattice they are shaken on, what is made
 # at a time
@@ -152,7 +153,7 @@ def chunking(_):
     )
     for word in ("none", "starter"):
         whole = segment(word, image, out=folder / word)[0].labels()
-        for chunk in (24, 32, 40, 48, 64, 96):
+        for chunk in (32, 40, 48, 64, 96):
             result = segment_large(
                 word, image, folder / f"{word}{chunk}.zarr", workers=2, chunk=chunk
             )

@@ -20,8 +20,9 @@ from wnet_nb.files.writing import write_volume
 from wnet_nb.jobs.example import make_example
 from wnet_nb.jobs.segment import segment
 from wnet_nb.scale import cluster as cluster_module
-from wnet_nb.scale.run import LargeResult
-from wnet_nb.scale.stages import WORK, run_stage
+from wnet_nb.scale.job import WORK
+from wnet_nb.scale.result import LargeResult
+from wnet_nb.scale.stages import run_stage
 
 STAGES = ("maps", "grounds", "cells", "labels", "table")
 

@@ -47,7 +47,7 @@ def create(
     """Make the empty arrays of a result with all that viewers must know of them."""
     root = zarr.open_group(path, mode="a", zarr_format=2)
     levels = pyramid(shape, voxel_size_um)
-    _add_image(root, np.dtype("uint8"), shape, levels, voxel_size_um, chunk)
+    _add_image(root, np.dtype("uint8"), shape, levels, chunk)
     window = {"start": 0, "end": 255, "min": 0, "max": 255}
     channel = {"label": "foreground", "color": "FFFFFF", "active": True, "window": window}
     root.attrs["multiscales"] = [_multiscale(name, levels, voxel_size_um, "local mean")]
@@ -55,7 +55,7 @@ def create(
     labels = root.require_group("labels")
     labels.attrs["labels"] = ["cells"]
     cells = root.require_group(CELLS)
-    _add_image(cells, np.dtype("uint32"), shape, levels, voxel_size_um, chunk)
+    _add_image(cells, np.dtype("uint32"), shape, levels, chunk)
     cells.attrs["multiscales"] = [_multiscale("cells", levels, voxel_size_um, "nearest")]
     cells.attrs["image-label"] = {"version": VERSION, "source": {"image": "../../"}}
 
@@ -65,7 +65,6 @@ def _add_image(
     dtype: np.dtype,
     shape: Sequence[int],
     levels: Sequence[Sequence[int]],
-    voxel_size_um: Sequence[float],
     chunk: int,
 ) -> None:
     for number, factors in enumerate(levels):

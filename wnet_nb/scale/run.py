@@ -12,34 +12,29 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.csv
-import pyarrow.parquet as pq
 import zarr
 from dask.distributed import Client, KilledWorker, as_completed
 from filelock import FileLock, Timeout
 
 from wnet_nb.checkpoint import Checkpoint, save_weights
-from wnet_nb.config import Settings, names_with
+from wnet_nb.config import Settings
 from wnet_nb.errors import UserError
 from wnet_nb.jobs.models import load_model
-from wnet_nb.jobs.run_folder import versions
 from wnet_nb.jobs.segment import segment_settings
 from wnet_nb.scale import ome_zarr
 from wnet_nb.scale.cluster import CHUNKS, chunk_bytes, connect, count_of_workers, memory_of_workers
+from wnet_nb.scale.job import JOB, OFFSETS, SURVEY, WEIGHTS, WORK, marker
 from wnet_nb.scale.layout import Layout
+from wnet_nb.scale.result import LargeResult, finish, write_json
 from wnet_nb.scale.sources import Source, open_source
-from wnet_nb.scale.stages import JOB, OFFSETS, SURVEY, WEIGHTS, WORK, marker, open_job, run_stage
+from wnet_nb.scale.stages import run_stage
 from wnet_nb.scale.survey import Survey, survey
-from wnet_nb.whole_file import sha256, write_whole
+from wnet_nb.whole_file import write_whole
 
-TABLE, SPREADSHEET, FACTS = "cells.parquet", "cells.csv", "result.json"
-SPREADSHEET_ROWS = 1_000_000  # about what a spreadsheet program opens
 SLICE = 1000  # chunks that are given to the scheduler at a time
 WORDS = {
     "maps": "class maps",
@@ -58,31 +53,6 @@ class ChunkProgress:
     done: int  # chunks of this stage
     total: int
     note: str = ""  # what there is to say before the first chunk: cluster, cells, time and disk
-
-
-@dataclass(frozen=True)
-class LargeResult:
-    """A finished OME-Zarr: foreground in ``0`` to ``n``, cells in ``labels/cells``, a table."""
-
-    folder: Path
-
-    @cached_property
-    def facts(self) -> dict[str, Any]:
-        """The content of result.json: count, cell radius, settings, times."""
-        return json.loads((self.folder / FACTS).read_text(encoding="utf-8"))
-
-    @property
-    def table(self) -> Path:
-        """The measurements of all cells, as Parquet; up to a million also as cells.csv."""
-        return self.folder / TABLE
-
-    def labels(self, level: int = 0) -> Any:
-        """Return the cells as a Zarr array (Z, Y, X) uint32, of which parts can be read."""
-        return zarr.open_group(self.folder, mode="r")[f"{ome_zarr.CELLS}/{level}"]
-
-    def foreground(self, level: int = 0) -> Any:
-        """Return the foreground as a Zarr array (Z, Y, X) uint8: 255 is the probability 1."""
-        return zarr.open_group(self.folder, mode="r")[str(level)]
 
 
 def segment_large(
@@ -143,7 +113,7 @@ def segment_large(
             layout = _lay_out(folder, source, loaded, found, client)
             tell("sample", 0, 0, _estimate(layout, found, folder, count_of_workers(client)))
             facts = _work_through(folder, layout, source, client, tell)
-        _finish(folder, source, loaded, settings, found, facts, time.perf_counter() - began)
+        finish(folder, source, loaded, settings, found, facts, time.perf_counter() - began)
     return LargeResult(folder)
 
 
@@ -213,7 +183,7 @@ def _begin(
         "settings": settings.as_dict(),
     }
     if not (work / JOB).exists():
-        _write_json(work / JOB, facts | {"chunk": chunk})
+        write_json(work / JOB, facts | {"chunk": chunk})
         return
     before = json.loads((work / JOB).read_text(encoding="utf-8"))
     changed = [name for name, value in facts.items() if before.get(name) != value]
@@ -229,7 +199,7 @@ def _begin(
 def _survey_once(folder: Path, source: Source, model: Checkpoint, settings: Settings) -> Survey:
     file = folder / WORK / SURVEY
     if not file.exists():
-        _write_json(file, survey(source, model, settings).as_dict())
+        write_json(file, survey(source, model, settings).as_dict())
     return Survey.from_dict(json.loads(file.read_text(encoding="utf-8")))
 
 
@@ -249,7 +219,7 @@ def _lay_out(
         memory = memory_of_workers(client)
         fitting = [c for c in CHUNKS if chunk_bytes(lay_out(c)) < memory]
         facts["chunk"] = (fitting or CHUNKS[-1:])[0]
-        _write_json(work / JOB, facts)
+        write_json(work / JOB, facts)
     layout = lay_out(facts["chunk"])
     ome_zarr.create(
         folder,
@@ -340,59 +310,3 @@ def _do_stage(
         finally:
             client.cancel(list(futures))
     return [found[number] for number in range(total)]
-
-
-def _finish(
-    folder: Path,
-    source: Source,
-    model: Checkpoint,
-    settings: Settings,
-    found: Survey,
-    facts: dict[str, Any],
-    seconds: float,
-) -> None:
-    """Write table and facts, and take the work folder away."""
-    work = folder / WORK
-    _join_tables(work / "table", folder, facts["count"])
-    job = json.loads((work / JOB).read_text(encoding="utf-8"))
-    _write_json(
-        folder / FACTS,
-        {
-            "name": source.name,
-            "made": datetime.now().astimezone().isoformat(timespec="seconds"),
-            **{name: job[name] for name in ("path", "shape", "dtype", "voxel_size_um", "chunk")},
-            "model": str(model.source),
-            "weights_sha256": sha256(work / WEIGHTS) if (work / WEIGHTS).exists() else None,
-            **facts,
-            "cell_radius_um": found.cell.radius_um,
-            "survey": found.as_dict(),
-            "settings": {name: settings.as_dict()[name] for name in names_with("segmenting")},
-            "remarks": list(source.remarks),
-            "seconds_of_last_call": round(seconds, 1),
-            "versions": versions(),
-        },
-    )
-    open_job.cache_clear()
-    shutil.rmtree(work)
-
-
-def _join_tables(parts: Path, folder: Path, count: int) -> None:
-    """Join what the chunks measured, by chunk; also as CSV where that can still be opened."""
-    files = sorted(parts.glob("*.parquet"), key=lambda file: int(file.stem))
-    if not files:
-        return
-
-    def join(part: Path) -> None:
-        with pq.ParquetWriter(part, pq.read_schema(files[0])) as writer:
-            for file in files:
-                writer.write_table(pq.read_table(file))
-
-    write_whole(folder / TABLE, join)
-    if count <= SPREADSHEET_ROWS:
-        table = pq.read_table(folder / TABLE)
-        write_whole(folder / SPREADSHEET, lambda part: pyarrow.csv.write_csv(table, part))
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    words = json.dumps(content, indent=2, ensure_ascii=False)
-    write_whole(path, lambda part: part.write_text(words, encoding="utf-8"))

@@ -111,55 +111,53 @@ def survey(source: Source, model: Checkpoint, settings: Settings) -> Survey:
     if len(images) > 1:
         images = [_middle(image, cell) for image in images]
     began, size = time.perf_counter(), source.voxel_size_um
-    prepared = [
+    parts = [
         prepare(image, model.settings, cell_radius_um=radius, voxel_size_um=size)
         for image in images
     ]
-    ranges = common_normalisation(prepared)
-    prepared = [Prepared(p.array, ranges, p.factors, p.shape) for p in prepared]
-    threshold, moments = None, None
-    if model.model is None:
-        values = np.concatenate([ranges.apply(p.array).ravel() for p in prepared])
-        threshold = float(threshold_otsu(values))
-    else:
-        moments = _mean_moments(
-            [
-                measure_moments(
-                    model.model, p, tile_size=settings.tile_size, precision=settings.precision
-                )
-                for p in prepared
-            ]
-        )
+    ranges = common_normalisation(parts)
+    parts = [Prepared(p.array, ranges, p.factors, p.shape) for p in parts]
+    whole = _of_whole(parts, model, settings)
     found = [
         find_cells(
-            predict_classes(p, model, settings, of_whole=moments or threshold),
+            predict_classes(part, model, settings, of_whole=whole),
             image,
             _Scale(size),
             model,
             settings,
             cell_radius_um=cell,
         )
-        for p, image in zip(prepared, images, strict=True)
+        for part, image in zip(parts, images, strict=True)
     ]
-    seconds = time.perf_counter() - began
-    voxels = sum(image.size for image in images)
+    seconds, voxels = time.perf_counter() - began, sum(image.size for image in images)
     classes, reason = _most_common(found)
     with_cells = [one for one in found if one.count] or found
     floors = [one.floor for one in with_cells if np.isfinite(one.floor)]
+    network = model.model is not None
     return Survey(
-        ranges,
-        radius,
-        cell,
-        threshold,
-        moments and {name: m.tolist() for name, m in moments.items()},
-        classes,
-        reason,
-        float(np.median([one.boundary for one in with_cells])),
-        float(np.median(floors)) if floors else np.inf,
-        len(images),
-        seconds / voxels,
-        sum(map(_packed_bytes, found)) / voxels,
+        normalisation=ranges,
+        prepared_radius_um=radius,
+        cell=cell,
+        threshold=None if network else whole,
+        moments={name: m.tolist() for name, m in whole.items()} if network else None,
+        classes=classes,
+        reason=reason,
+        boundary=float(np.median([one.boundary for one in with_cells])),
+        floor=float(np.median(floors)) if floors else np.inf,
+        boxes=len(images),
+        seconds_per_voxel=seconds / voxels,
+        bytes_per_voxel=sum(map(_packed_bytes, found)) / voxels,
     )
+
+
+def _of_whole(parts: Sequence[Prepared], model: Checkpoint, settings: Settings) -> Moments | float:
+    """Return what `predict_classes` must know of the whole: mean moments, or a threshold."""
+    if model.model is None:
+        values = [part.normalisation.apply(part.array).ravel() for part in parts]
+        return float(threshold_otsu(np.concatenate(values)))
+    options = {"tile_size": settings.tile_size, "precision": settings.precision}
+    found = [measure_moments(model.model, part, **options) for part in parts]
+    return {name: torch.stack([one[name] for one in found]).mean(0).cpu() for name in found[0]}
 
 
 def sample_boxes(source: Source, count: int = BOXES, edge: int = BOX_EDGE) -> list[Box]:
@@ -231,10 +229,6 @@ def _middle(image: np.ndarray, cell: CellSize) -> np.ndarray:
     edges = [max(SMALLEST_EDGE, int(EDGE_IN_RADII * r)) for r in cell.radius_voxels]
     starts = [max((n - edge) // 2, 0) for n, edge in zip(image.shape, edges, strict=True)]
     return image[tuple(slice(s, s + edge) for s, edge in zip(starts, edges, strict=True))]
-
-
-def _mean_moments(found: Sequence[Moments]) -> Moments:
-    return {name: torch.stack([one[name] for one in found]).mean(0).cpu() for name in found[0]}
 
 
 def _most_common(found: Sequence[Instances]) -> tuple[tuple[int, ...], str]:
