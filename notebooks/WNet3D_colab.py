@@ -206,6 +206,18 @@ form = widgets.SettingsForm(start_settings, data.stack, on_preset=data.judge)
 form
 
 # %% [markdown]
+# ### The formula itself
+#
+# What the soft N-cut measures and what it takes. It is computed in `wnet_nb/losses.py`:
+# `soft_ncut_loss` leads to `_class_mean_ncut`, where the formula stands, or to `_PairwiseNcut`, if
+# `affinity` is `pairwise`. Takes **no time**.
+
+# %%
+from wnet_nb import losses
+
+print(losses.soft_ncut_loss.__doc__)
+
+# %% [markdown]
 # # 4. Train the network
 #
 # ## 4.1 Look at the data and the settings

@@ -116,6 +116,18 @@ form = widgets.SettingsForm(settings, data.stack, on_preset=data.judge)
 form
 
 # %% [markdown]
+# ### The formula itself
+#
+# What the soft N-cut measures and what it takes. It is computed in `wnet_nb/losses.py`:
+# `soft_ncut_loss` leads to `_class_mean_ncut`, where the formula stands, or to `_PairwiseNcut`, if
+# `affinity` is `pairwise`.
+
+# %%
+from wnet_nb import losses
+
+print(losses.soft_ncut_loss.__doc__)
+
+# %% [markdown]
 # The next cell makes the panel, tries two steps and says how long the training will take. The one
 # after it trains: some minutes for the example. The panel stays alive meanwhile:
 #

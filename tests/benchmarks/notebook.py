@@ -33,7 +33,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
-        command = [sys.executable, "-m", "pytest", "tests/test_browser_local.py"]
+        command = [sys.executable, "-m", "pytest", "tests/notebooks/test_browser_local.py"]
         command += [f"--junitxml={report}", "-o", "junit_family=xunit1"]
         subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
         print("| what | kernel | wanted | measured |\n|---|---|---|---|")
