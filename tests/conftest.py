@@ -1,7 +1,9 @@
-"""For all tests: a fixed seed, two threads, the files of ../shared, and a web server."""
+"""For all tests: a fixed seed, two threads, the files of ../shared, a small disk, a web server."""
 
 import http.server
 import os
+import shutil
+import subprocess
 import threading
 from pathlib import Path
 
@@ -25,6 +27,18 @@ def shared():
         return path
 
     return path_of
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """Give a folder on a file system of 16 MB of its own."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(folder)]
+    if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("only an administrator may mount a file system")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 @pytest.fixture

@@ -242,7 +242,9 @@ def test_weights_of_another_size_are_no_start(run):
 
 def state_at(step):
     """Return a small full state."""
-    return {"step": step, "model": {"w": torch.full((3,), float(step))}, "history": [{"a": 1.5}]}
+    parts = {name: {} for name in checkpoint.STATE_ENTRIES}
+    tensors = {"model": {"w": torch.full((3,), float(step))}}
+    return parts | tensors | {"step": step, "history": [{"a": 1.5}]}
 
 
 def test_state_comes_back_as_saved(tmp_path):
@@ -358,6 +360,23 @@ def test_damaged_newest_state_gives_way_to_the_one_before_and_is_named(tmp_path)
     assert state["step"] == 1 and "step-00000002.pt" in words
 
 
+@pytest.mark.parametrize("content", [{"step": 2}, [1], torch.zeros(2), None])
+def test_file_of_something_else_is_no_state(content, tmp_path):
+    save_state(tmp_path, state_at(1))
+    torch.save(content, tmp_path / STATES / "step-00000002.pt")
+    state, (words,) = load_newest_state(tmp_path)
+    assert state["step"] == 1 and "holds no state of a training" in words
+
+
+def test_code_in_a_state_does_not_run(tmp_path):
+    mark = tmp_path / "it ran"
+    (tmp_path / STATES).mkdir()
+    torch.save(state_at(1) | {"model": Hostile(mark)}, tmp_path / STATES / "step-00000001.pt")
+    with pytest.raises(UserError, match=r"step-00000001\.pt.*more than weights"):
+        load_newest_state(tmp_path)
+    assert not mark.exists()
+
+
 def test_states_that_are_all_damaged_are_not_taken_for_none(tmp_path):
     for step in (1, 2):
         save_state(tmp_path, state_at(step))
@@ -388,13 +407,24 @@ def test_state_that_torch_cannot_write_is_told_as_a_full_disk_and_the_one_before
     assert load_newest_state(tmp_path)[0]["step"] == 1
 
 
-def test_state_is_not_begun_where_the_disk_has_no_room_for_it(tmp_path, monkeypatch, model):
-    usage = type("Usage", (), {"free": 1000})
-    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda folder: usage)
+def test_state_is_not_begun_where_2_2_of_it_have_no_room(tmp_path, monkeypatch, model):
+    adam = torch.optim.Adam(model.parameters())
+    sum(weight.sum() for weight in model.parameters()).backward()
+    adam.step()
+    state = state_at(3) | {"progress": {"epoch": 1, "history": []}, "model": model.state_dict()}
+    state["optimizer"] = adam.state_dict()
+    torch.save(state, tmp_path / "whole.pt")
+    needed = 2.2 * (tmp_path / "whole.pt").stat().st_size
+    free = [needed * 0.7]  # the file has a tenth of other things in it, the network is so small
+    disk = lambda folder: type("Usage", (), {"free": free[0]})  # noqa: E731
+    monkeypatch.setattr(checkpoint.shutil, "disk_usage", disk)
     keeper = StateKeeper(tmp_path / "deep" / "run")
-    with pytest.raises(UserError, match=r"there is room for 0 MB .*make room"):
-        keeper.save(state_at(3) | {"progress": {"epoch": 1, "history": []}}, model, SETTINGS)
+    with pytest.raises(UserError, match=r"there is room for \d MB .*make room"):
+        keeper.save(state, model, SETTINGS)
     assert not (tmp_path / "deep").exists()
+    free[0] = needed
+    keeper.save(state, model, SETTINGS)
+    assert load_newest_state(tmp_path / "deep" / "run")[0]["step"] == 3
 
 
 def test_state_that_was_taken_up_is_not_written_again(tmp_path, model):

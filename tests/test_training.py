@@ -25,6 +25,7 @@ from wnet_nb.device import choose_dtype
 from wnet_nb.errors import UserError
 from wnet_nb.events import Controls, EpochEnd, Finished, Started, StepEnd
 from wnet_nb.inference import best_class_dice
+from wnet_nb.learner import Learner
 from wnet_nb.training import fit
 
 TINY = Settings(
@@ -640,6 +641,59 @@ def test_damaged_newest_state_is_passed_over_with_a_remark(whole, tmp_path):
     assert losses(events) == losses(whole)[3:6]
 
 
+@pytest.mark.parametrize(
+    ("minutes", "to_save", "expected"),
+    [(1, 2, 6), (1, 5, 10), (0, 0.1, 1), (1000, 0.1, 3)],
+    ids=["every minute", "5 percent of the time", "every step", "every epoch if it is cheap"],
+)
+def test_training_writes_states_when_they_are_due(
+    minutes, to_save, expected, monkeypatch, tmp_path
+):
+    now, saved, learn = [0.0], [], Learner.step
+    write = checkpoint.save_state
+
+    def step(*arguments):  # takes ten seconds, by this clock
+        now[0] += 10
+        return learn(*arguments)
+
+    def save(run, state):
+        now[0] += to_save
+        saved.append(state["step"])
+        write(run, state)
+
+    monkeypatch.setattr(checkpoint.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(Learner, "step", step)
+    monkeypatch.setattr(checkpoint, "save_state", save)
+    settings = TINY.replace(epochs=20, save_interval_minutes=minutes)
+    for event in fit([VOLUME], settings, run=tmp_path):
+        if isinstance(event, StepEnd) and event.step == 32:
+            assert set(np.diff(saved)) == {expected}
+            assert len(saved) * to_save <= now[0] / 20
+            break
+
+
+def test_change_on_resume_gives_the_numbers_of_the_same_change_in_an_unbroken_run(tmp_path):
+    asked = {"learning_rate": 2e-3, "ncut_weight": 0.25, "reconstruction_weight": 0.01}
+    unbroken = changed(TINY.replace(epochs=4), 7, tmp_path / "unbroken", **asked)
+    list(fit([VOLUME], TINY, run=tmp_path / "resumed"))
+    resumed = list(fit([VOLUME], TINY.replace(epochs=4, **asked), run=tmp_path / "resumed"))
+    assert losses(resumed) == losses(unbroken)[6:]
+    one, other = (newest(tmp_path / name) for name in ("resumed", "unbroken"))
+    for part in ("model", "optimizer"):
+        assert repr(_plain(one[part])) == repr(_plain(other[part]))
+    assert [row["learning_rate"] for row in resumed[-1].history] == [1e-3, 1e-3, 2e-3, 2e-3]
+
+
+def test_state_with_the_optimiser_of_another_network_is_refused(tmp_path):
+    list(fit([VOLUME], TINY.replace(epochs=1), run=tmp_path))
+    path = max((tmp_path / "checkpoints").glob("step-*.pt"))
+    state = torch.load(path, weights_only=True)
+    state["optimizer"]["state"][0]["exp_avg"] = torch.zeros(3)
+    torch.save(state, path)
+    with pytest.raises(UserError, match="is damaged: its optimiser is that of another network"):
+        next(fit([VOLUME], TINY, run=tmp_path))
+
+
 def test_volume_that_is_taken_as_it_is_for_want_of_a_cell_radius_is_named():
     started = next(fit([VOLUME], TINY.replace(match_cell_size=True)))
     assert "volume 1 of 1 is taken as it is" in " ".join(started.remarks)
@@ -731,27 +785,39 @@ volume = (1000 * np.random.default_rng(0).random((32, 32, 32))).astype(np.uint16
 """
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="limits of memory are set as on Unix")
-def test_memory_that_runs_out_makes_batches_then_patches_smaller_and_is_told():
-    lines = run_script(
-        """
-        settings = Settings(base_channels=8, dropout=0.3, epochs=1, batch_size=32, patch_size=32,
-                            patches_per_volume=32, precision="float32")
-        events = fit([volume], settings)
-        next(events)
-        size = int(re.search(r"VmSize:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
-        resource.setrlimit(resource.RLIMIT_AS, (1024 * size + 300 * 2**20,) * 2)
-        for event in events:
-            for remark in getattr(event, "remarks", ()):
-                print(remark)
-            if isinstance(event, Finished):
-                print(event.steps, event.history[0]["changes"])
-                print(all(torch.isfinite(t).all() for t in event.model.state_dict().values()))
-        """
-    )
-    *remarks, facts, finite = lines
-    assert "goes on with 16 patches of 32×32×32 voxels" in remarks[0]
-    assert int(facts.split()[0]) > 1 and "batch_size=16" in facts and finite == "True"
+LITTLE_MEMORY = """
+batch, edge, megabytes = map(int, sys.argv[1:])
+settings = Settings(base_channels=8, dropout=0.3, epochs=1, batch_size=batch, patch_size=edge,
+                    patches_per_volume=batch, precision="float32")
+events = fit([np.tile(volume, (2, 2, 2))], settings)
+next(events)
+size = int(re.search(r"VmSize:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+resource.setrlimit(resource.RLIMIT_AS, (1024 * size + megabytes * 2**20,) * 2)
+for event in events:
+    for remark in getattr(event, "remarks", ()):
+        print(remark)
+    if isinstance(event, Finished):
+        print(event.steps, event.history[0]["changes"])
+        print(all(torch.isfinite(t).all() for t in event.model.state_dict().values()))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of memory are set as on Linux")
+@pytest.mark.parametrize(
+    ("batch", "edge", "megabytes", "told", "changes"),
+    [
+        (32, 32, 300, ["16 patches of 32×32×32"], "batch_size=16"),
+        (2, 64, 150, ["1 patches of 64×64×64", "1 patches of 32×32×32"], "patch_size=(32, 32, 32)"),
+    ],
+)
+def test_memory_that_runs_out_makes_batches_then_patches_smaller_and_is_told(
+    batch, edge, megabytes, told, changes
+):
+    *remarks, facts, finite = run_script(LITTLE_MEMORY, batch, edge, megabytes)
+    for words, remark in zip(told, remarks, strict=False):
+        assert f"goes on with {words} voxels" in remark
+    assert len(remarks) >= len(told)
+    assert int(facts.split()[0]) > 1 and changes in facts and finite == "True"
 
 
 FULL_DISK = """
@@ -785,18 +851,6 @@ def test_disk_that_is_full_in_the_middle_of_a_save_costs_nothing(weights, tmp_pa
     assert (left, last) == ("0", "Finished 6 6")
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """Give a folder on a file system of 16 MB of its own."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(folder)]
-    if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("only an administrator may mount a file system")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
 def test_training_goes_on_when_the_disk_has_no_room_for_the_next_state(whole, small_disk):
     controls, events = Controls(), []
     for event in fit([VOLUME], TINY, run=small_disk / "run", controls=controls):
@@ -824,8 +878,12 @@ KILLED = """
 # A process that never computes a gradient forks the trainings: a fork after one cannot.
 run, kills = Path(sys.argv[1]), int(sys.argv[2])
 settings = Settings(base_channels=4, dropout=0.3, epochs=8, batch_size=2, patch_size=16,
-                    patches_per_volume=4, precision="float32", save_interval_minutes=0)
+                    patches_per_volume=4, precision="float32")
+EPOCH = 2  # steps
 random = np.random.default_rng(int(sys.argv[3]))
+# A state at the end of every epoch, or after every step, however slow this disk is.
+checkpoint.SAVE_SHARE, checkpoint.CHEAP_SECONDS = 0, 1e9
+diary = run.with_name("diary")
 
 def die_in(target, name, calls, after):
     '''Let the process be killed in the given call of a function, before or after its work.'''
@@ -844,27 +902,31 @@ def half(state, path):
     Path(path).write_bytes(b"PK" + bytes(5000))
     os.kill(os.getpid(), signal.SIGKILL)
 
-def train(kind, number, epochs=8):
+def train(kind, number, epochs, minutes):
     if kind == "half":
         checkpoint.torch.save = half
     elif kind != "time":
         target = {"fsync": os, "replace": Path, "unlink": Path, "save_file": checkpoint}[kind]
         die_in(target, kind, number, after=number % 2)
-    for event in fit([volume], settings.replace(epochs=epochs), run=run):
-        pass
+    asked = settings.replace(epochs=epochs, save_interval_minutes=minutes)
+    for event in fit([volume], asked, run=run):
+        if isinstance(event, StepEnd):
+            diary.write_text(str(event.step))
     os._exit(0)
 
-def child(kind, number, epochs=8):
+def child(kind, number, epochs=8, minutes=5):
+    diary.write_text("0")
     pid = os.fork()
     if not pid:
-        train(kind, number, epochs)
+        train(kind, number, epochs, minutes)
     return pid
 
-before, deaths = 0, {}
+before, deaths, lost = 0, {}, []
 os.waitpid(child("time", 0, epochs=1), 0)
-for n in range(kills):
-    kind = ("time", "fsync", "half", "replace", "time", "unlink", "save_file")[n % 7]
-    pid = child(kind, int(random.integers(1, 5)))
+while sum(deaths.values()) < kills:
+    kind = ("time", "fsync", "half", "replace", "time", "unlink", "save_file")[len(lost) % 7]
+    minutes = 5 * int(random.integers(2))
+    pid = child(kind, int(random.integers(1, 5)), minutes=minutes)
     if kind == "time":
         time.sleep(random.uniform(0.02, 0.4))
         os.kill(pid, signal.SIGKILL)
@@ -872,6 +934,8 @@ for n in range(kills):
     deaths[kind] = deaths.get(kind, 0) + os.WIFSIGNALED(status)
     state, damaged = checkpoint.load_newest_state(run)
     assert not damaged and state["step"] >= before, (damaged, state["step"], before)
+    lost.append(int(diary.read_text() or 0) - state["step"])
+    assert lost[-1] <= (EPOCH if minutes else 0), (lost, minutes)
     before = state["step"]
     checkpoint.load_checkpoint(run)
     if state["progress"]["epoch"] > 6:  # nearly done: begin again, from the first state
@@ -880,7 +944,7 @@ for n in range(kills):
         os.waitpid(child("time", 0, epochs=1), 0)
         before = 0
 assert os.waitpid(child("time", 0), 0)[1] == 0
-print(json.dumps(deaths))
+print(json.dumps({"deaths": deaths, "lost": lost}))
 """
 
 
@@ -888,8 +952,10 @@ print(json.dumps(deaths))
 @pytest.mark.parametrize("kills", [7, pytest.param(50, marks=pytest.mark.long)])
 def test_run_killed_at_random_moments_ends_with_the_bits_of_an_unbroken_one(kills, tmp_path):
     (line,) = run_script(KILLED, tmp_path / "killed", kills, kills)
-    deaths = json.loads(line)
-    assert sum(deaths.values()) >= kills / 2 and deaths["half"] and deaths["fsync"]
+    found = json.loads(line)
+    print(found)  # shown with -s: how they died, and how many steps each death cost
+    deaths = found["deaths"]
+    assert sum(deaths.values()) == kills and deaths["half"] and deaths["fsync"]
     run_script(KILLED, tmp_path / "unbroken", 0, 0)
     assert everything(tmp_path / "killed") == everything(tmp_path / "unbroken")
     names = [p.name for p in (tmp_path / "killed").rglob("*") if p.is_file()]

@@ -30,6 +30,7 @@ STARTER_FILE = Path(__file__).with_name("starter.safetensors")  # its card is be
 WEIGHTS = "weights.safetensors"
 STATES = "checkpoints"
 STATES_KEPT = 2
+STATE_ENTRIES = {"step", "settings", "progress", "model", "optimizer", "scaler"}
 SPACE = 2.2  # states that must fit on the disk before one is written
 STATE_PARTS = 3  # a state holds the weights and Adam's two moments of them
 SAVE_SHARE = 20  # a state is written at most for one part in 20 of the time
@@ -192,7 +193,7 @@ def _moment(state: dict[str, Any]) -> tuple[int, int]:
 def save_state(run: Path, state: dict[str, Any]) -> None:
     """Write a full training state to a run folder; the last two are kept.
 
-    `state` holds tensors, numbers, strings, and dicts and lists of these; ``step`` names the file.
+    `state` holds `STATE_ENTRIES`: tensors, numbers, strings, dicts, lists; ``step`` names the file.
     OSError if it cannot be written; what was there before stays.
     """
     folder = run / STATES
@@ -214,7 +215,10 @@ def load_newest_state(run: Path) -> tuple[dict[str, Any] | None, list[str]]:
     damaged: list[str] = []
     for path in sorted((run / STATES).glob("step-*.pt"), reverse=True):
         try:
-            return _read_tensors(path), damaged
+            state = _read_tensors(path)
+            if not (isinstance(state, dict) and STATE_ENTRIES <= state.keys()):
+                raise UserError(f"'{path}' holds no state of a training")
+            return state, damaged
         except UserError as error:
             damaged.append(str(error))
     if damaged:

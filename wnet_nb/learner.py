@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from wnet_nb import checkpoint
 from wnet_nb.config import Settings
+from wnet_nb.errors import UserError
 from wnet_nb.events import Preview
 from wnet_nb.losses import Losses, wnet_losses
 from wnet_nb.model import UNet3D
@@ -121,6 +122,10 @@ class Learner:
     def take_state(self, state: dict[str, Any], source: Any) -> None:
         """Go back to a state; UserError naming `source` if it is that of another network."""
         checkpoint.load_tensors(self.model, state["model"], source)
+        for number, weight in enumerate(self.model.parameters()):
+            moments = state["optimizer"]["state"].get(number, {})
+            if any(moments[n].shape != weight.shape for n in moments if n.startswith("exp_avg")):
+                raise UserError(f"'{source}' is damaged: its optimiser is that of another network")
         self.optimizer.load_state_dict(_copied(state["optimizer"]))  # it would work in the state
         self.scaler.load_state_dict(state["scaler"])
         if "start" in state and self.start is None:

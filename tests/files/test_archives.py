@@ -5,11 +5,15 @@ import io
 import shutil
 import stat
 import tarfile
+import tempfile
+import warnings
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from wnet_nb.errors import UserError
 from wnet_nb.files import archives
@@ -173,7 +177,9 @@ def test_a_link_that_a_later_file_would_go_through_is_refused(tmp_path):
 
 
 def test_a_zip_from_windows_has_its_folders(tmp_path):
-    (tmp_path / "archive").write_bytes(zip_of(("mine\\er\\a.tif", b"1"), ("mine\\b.tif", b"2")))
+    (tmp_path / "archive").write_bytes(
+        zip_of(("mine\\", b""), ("mine\\er\\a.tif", b"1"), ("mine\\b.tif", b"2"))
+    )
     files = unpack(tmp_path / "archive", tmp_path / "new")
     assert [str(f.relative_to(tmp_path / "new")) for f in files] == ["mine/er/a.tif", "mine/b.tif"]
 
@@ -207,6 +213,33 @@ def test_folders_made_by_the_usual_programs_come_out_as_they_went_in(tmp_path):
         files = unpack(Path(packed), target)
         assert {str(f.relative_to(target)) for f in files} == {"mine/a.tif", "mine/deep/b.tif"}
         assert (target / "mine" / "a.tif").read_bytes() == b"1" * 3000
+
+
+PIECES = st.sampled_from(
+    ["a", "A", "b.tif", "..", ".", "", "/", "\\", "C:", "é", "e\u0301", " ", "."]
+)
+NAMES = st.lists(PIECES | st.text(max_size=3), min_size=1, max_size=5).map("/".join)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(names=st.lists(NAMES, min_size=1, max_size=4), pack=st.sampled_from([zip_of, tar_of]))
+def test_whatever_the_names_all_is_inside_or_all_is_refused(tmp_path, names, pack):
+    place = Path(tempfile.mkdtemp(dir=tmp_path))
+    with warnings.catch_warnings(action="ignore"):  # of zipfile, on names that are there twice
+        try:
+            content = pack(*((name, b"1") for name in names))
+        except (ValueError, UnicodeError):  # no archive can hold such a name
+            return
+    (place / "archive").write_bytes(content)
+    try:
+        files = unpack(place / "archive", place / "deep" / "new")
+    except UserError:
+        assert everything_below(place) == ["archive", "deep"]
+    else:
+        inside = {file for file in (place / "deep" / "new").rglob("*") if file.is_file()}
+        assert inside == set(files) and all(file.read_bytes() == b"1" for file in files)
+        left = {path.parts[0] for path in map(Path, everything_below(place))}
+        assert left == {"archive", "deep"} and len(list((place / "deep").iterdir())) == 1
 
 
 def test_a_crash_while_unpacking_leaves_no_folder_under_the_name(tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ import tifffile
 
 from wnet_nb import checkpoint
 from wnet_nb.cli.main import main
+from wnet_nb.files.result import Result
 from wnet_nb.model import WNet3D
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -101,13 +102,13 @@ REFUSED = {
         "choose one",
     ),
     "axes without a meaning": (unknown_axes, "axes without a known meaning"),
-    "wrong axes": (wrong_axes, "'"),
+    "wrong axes": (wrong_axes, "cannot be read as a TIFF"),
     "complex": (lambda p: write(p, stack("complex64")), "complex64 values"),
     "constant": (lambda p: write(p, np.full((20, 24, 28), 7, "uint8")), "same value"),
     "zero": (lambda p: write(p, np.zeros((20, 24, 28), "uint16")), "same value"),
-    "all NaN": (lambda p: write(p, np.full((20, 24, 28), np.nan, "float32")), ""),
+    "all NaN": (lambda p: write(p, np.full((20, 24, 28), np.nan, "float32")), "not finite"),
     "thin": (lambda p: write(p, stack()[:4]), "each axis needs at least"),
-    "huge": (huge_claim, ""),
+    "huge": (huge_claim, "does not fit into the memory"),
     "dangling link": (lambda p: p.symlink_to(p.with_name("gone.tif")), "does not exist"),
     "folder": (lambda p: p.mkdir(), ""),
     "NaN and infinite": (lambda p: with_values(p, np.nan, np.inf, -np.inf), "not finite"),
@@ -117,7 +118,7 @@ USABLE = {
     "signed": lambda p: write(p, stack("int16") - 80),
     "double": lambda p: write(p, stack("float64") / 7),
     "big numbers": lambda p: write(p, stack("uint32") * 2**20),
-    "8 bit noise": lambda p: write(p, stack("uint8") * 77),
+    "wrapped to 8 bit": lambda p: write(p, (stack("uint16") * 77).astype("uint8")),
     "big-endian": lambda p: write(p, stack(), byteorder=">", compression="lzw"),
 }
 NAMES = [
@@ -161,8 +162,7 @@ def test_a_bad_file_is_refused_by_every_verb_and_nothing_is_written(tmp_path, ca
     for verb in (["train", path, "--run", tmp_path / "run", *SET], ["segment", model, path]):
         status, _, err = run(capsys, *verb)
         assert status == 2 and err.strip().splitlines()[-1].startswith("wnet-nb: ")
-    left = set(everything_below(tmp_path)) - set(before)
-    assert left <= {"run"}, "nothing half-written"
+    assert everything_below(tmp_path) == before, "nothing half-written"
 
 
 @pytest.mark.parametrize("kind", USABLE)
@@ -171,6 +171,29 @@ def test_an_unusual_volume_is_read_and_checked(tmp_path, capsys, kind):
     status, out, err = run(capsys, "check", tmp_path / "odd.tif", "--preset", "scratch")
     assert status == 0, err
     assert "20 × 24 × 28 voxels" in out
+    assert ("wrapped around; export it again as 16 bit" in out) is (kind == "wrapped to 8 bit")
+
+
+def test_unusual_volumes_of_odd_names_are_trained_on_and_segmented(tmp_path, capsys, model):
+    folder, run_folder, cells = (tmp_path / name for name in ("in", "a run", "cells"))
+    folder.mkdir()
+    for kind, make in USABLE.items():
+        make(folder / f"{kind}.tif")
+    for name in NAMES:
+        write(folder / name, stack(), metadata={"axes": "ZYX"})
+    status, _, err = run(capsys, "train", folder, "--run", run_folder, "--preset", "scratch", *SET)
+    assert status == 0, err
+    assert (run_folder / "weights.safetensors").exists()
+    words = ["--out", cells, "--set", "cell_radius_um=3"]
+    status, _, err = run(capsys, "segment", model, folder, *words)
+    assert status == 0, err
+    results = Result.find_in(cells)
+    files = {result.facts["file"] for result in results}
+    assert files == {*NAMES, *(f"{kind}.tif" for kind in USABLE)}
+    for result in results:
+        assert np.isfinite(result.foreground()).all()
+        assert result.labels().shape == (20, 24, 28)
+        assert result.facts["count"] == len(result.cells())
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -212,17 +235,26 @@ def test_a_file_without_permission_is_named(tmp_path):
     file.chmod(0)
     code = (
         "import os, sys\nfrom wnet_nb.files.volumes import find_volumes, read_volume\n"
-        "from wnet_nb.errors import UserError\n"
+        "from wnet_nb.cli.main import main\nfrom wnet_nb.errors import UserError\n"
+        "import wnet_nb.cli.verbs\n"
         "os.chdir(sys.argv[1])\n"
         "if os.getuid() == 0: os.setuid(65534)\n"
         "for read, path in ((read_volume, 'a.tif'), (find_volumes, 'folder')):\n"
         "    try: read(path)\n"
-        "    except UserError as error: print(error)"
+        "    except UserError as error: print(error)\n"
+        "sys.stderr = sys.stdout\n"
+        "for verb in ('check a.tif', 'train a.tif --run run', 'segment none a.tif'):\n"
+        "    print(verb, main(verb.split()))"
     )
-    tmp_path.chmod(0o755)
+    tmp_path.chmod(0o777)
     done = subprocess.run(
         [sys.executable, "-c", code, tmp_path], cwd=ROOT, capture_output=True, text=True
     )
     said = done.stdout.splitlines()
     assert said[0] == "'a.tif' may not be read by you; ask its owner", done.stderr
     assert said[1] == "'folder' cannot be looked into (Permission denied); check it"
+    assert "Traceback" not in done.stdout
+    ends = [line for line in said if line[:-1] in ("check a.tif ", "train a.tif --run run ")]
+    assert ends == ["check a.tif 1", "train a.tif --run run 2"] and said[-1][-1] == "2"
+    assert sum("'a.tif' may not be read by you; ask its owner" in line for line in said) == 4
+    assert everything_below(tmp_path) == ["a.tif", "folder"]

@@ -216,3 +216,31 @@ def test_what_is_no_volume_is_refused_and_leaves_nothing(tmp_path, array):
         assert sorted(tmp_path.iterdir()) == before
     else:
         assert path.exists() and array.ndim == 3
+
+
+TIFFS = hnp.arrays(
+    hnp.boolean_dtypes() | hnp.integer_dtypes() | hnp.floating_dtypes(sizes=(16, 32, 64)),
+    hnp.array_shapes(min_dims=2, max_dims=6, max_side=4),
+)
+
+
+@settings(ANYWHERE, max_examples=150)
+@given(
+    array=TIFFS,
+    options=st.sampled_from(
+        [{}, {"metadata": None}, {"imagej": True}, {"ome": True}, {"compression": "zlib"}]
+    ),
+)
+def test_whatever_tifffile_writes_is_a_volume_or_one_sentence(tmp_path, array, options):
+    path = tmp_path / f"{len(list(tmp_path.iterdir()))}.tif"
+    try:
+        tifffile.imwrite(path, array, photometric="minisblack", **options)
+    except Exception:  # no TIFF of this dialect can hold it
+        return
+    try:
+        volume = read_volume(path)
+    except UserError as error:
+        assert path.name in str(error) and "\n" not in str(error)
+    else:
+        assert volume.array.ndim == 3 and volume.array.dtype.kind in "buif"
+        np.testing.assert_array_equal(volume.array.ravel(), array.ravel())

@@ -20,6 +20,7 @@ from wnet_nb.jobs import models
 from wnet_nb.jobs import run_folder as runs
 from wnet_nb.jobs import train as pipeline
 from wnet_nb.jobs.example import make_example
+from wnet_nb.jobs.segment import segment
 from wnet_nb.jobs.stacks import read_stacks
 from wnet_nb.model import WNet3D
 from wnet_nb.whole_file import sha256
@@ -308,6 +309,43 @@ def test_a_folder_of_something_else_gets_no_lock(stacks, run):
         with pytest.raises(UserError):
             pipeline.train_events(stacks, run, TINY, resume=resume)
     assert [path.name for path in run.iterdir()] == ["photo.jpg"]
+
+
+def test_a_run_goes_on_where_names_are_spelt_and_paths_are_written_otherwise(tmp_path):
+    image, _ = make_example(shape=(24, 28, 32), n_cells=6)
+    there = write_volume(tmp_path / "in" / "Gr\u00f6\u00dfe.tif", image, voxel_size_um=(2, 1, 1))
+    train(read_stacks(there, TINY), tmp_path / "run", TINY.replace(epochs=1))
+    record = json.loads((tmp_path / "run" / "settings.json").read_text(encoding="utf-8"))
+    windows = "C:\\Users\\me\\stacks\\Gr\u00f6\u00dfe"
+    record["inputs"][0] |= {"path": windows + ".tif", "truth": windows + "_labels.tif"}
+    words = json.dumps(record)
+    (tmp_path / "run" / "settings.json").write_text(words, encoding="utf-8")
+    here = there.rename(there.with_name("Gro\u0308\u00dfe.tif"))  # as macOS may spell it
+    train(read_stacks(here, TINY), tmp_path / "run", resume=True)
+    assert len(run_files.read_history(tmp_path / "run")) == 2
+    (result,) = segment(tmp_path / "run", here)
+    assert result.facts["count"] >= 0 and result.scores is None
+
+
+def test_paths_in_the_files_of_a_run_lead_nowhere_outside_it(stacks, finished, tmp_path):
+    (result,) = segment(finished, stacks[0].source)
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "evil").write_text("mine")
+    for file in (finished / "settings.json", result.folder / "result.json"):
+        record = json.loads(file.read_text(encoding="utf-8"))
+        hostile = {"name": "../../outside/evil", "path": str(outside / "evil"), "truth": "../evil"}
+        for one in (record, *record.get("inputs", [])):
+            one |= hostile
+        record["model"] = str(outside / "evil")
+        file.write_text(json.dumps(record), encoding="utf-8")
+    before = sorted(path.name for path in tmp_path.rglob("*") if finished not in path.parents)
+    train(stacks, finished, TINY.replace(epochs=3), resume=True)
+    (second,) = segment(finished, stacks[0].source)
+    assert second.folder.parent == finished / "predictions"
+    assert Result(result.folder).name == "../../outside/evil"  # was read, and led nowhere
+    after = sorted(path.name for path in tmp_path.rglob("*") if finished not in path.parents)
+    assert before == after and (outside / "evil").read_text() == "mine"
 
 
 def test_settings_write_nothing_outside_the_run(stacks, tmp_path):

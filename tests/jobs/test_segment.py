@@ -1,5 +1,7 @@
 import csv
 import json
+import shutil
+import signal
 import subprocess
 import sys
 
@@ -108,28 +110,69 @@ def test_a_wish_to_stop_ends_it_within_a_volume(run, image, tmp_path):
 
 
 KILLED = """
-import sys
+import os, signal, sys
+from pathlib import Path
+from wnet_nb.files import writing
+from wnet_nb.files.result import Result
+from wnet_nb.jobs import run_folder
 from wnet_nb.jobs.segment import segment
+
+run, stacks, out, moment = sys.argv[1:]
+
+def die(*arguments, **options):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def die_half_written(path, *arguments, **options):
+    Path(path).write_bytes(b"II*\\0 half")
+    die()
+
 def observe(progress):
-    if progress.tiles == 1:
-        print("within", flush=True)
-        sys.stdin.read()
-segment(sys.argv[1], sys.argv[2], out=sys.argv[3], observe=observe)
+    if progress.number == 2 and progress.tiles == 1:
+        if moment == "tile":
+            die()
+        elif moment == "labels":
+            writing.tifffile.imwrite = die_half_written
+        elif moment == "facts":
+            Result.write_facts = die
+        elif moment == "name":
+            Path.rename = die
+        elif moment == "table":
+            run_folder.csv.DictWriter.writerows = die
+
+segment(run, stacks, out=out, observe=observe)
 """
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL there")
+@pytest.mark.parametrize("moment", ["tile", "labels", "facts", "name", "table"])
 def test_a_process_killed_in_the_middle_leaves_nothing_half_made_and_a_second_call_finishes(
-    run, image, tmp_path
+    run, image, tmp_path, moment
 ):
-    words = [sys.executable, "-c", KILLED, str(run), str(image), str(tmp_path)]
-    pipe = subprocess.PIPE
-    process = subprocess.Popen(words, stdin=pipe, stdout=pipe, text=True)
-    assert process.stdout.readline() == "within\n"
-    process.kill()
-    process.communicate()
-    assert [p.name for p in tmp_path.glob("[!.]*")] == []
-    (one,) = prediction.segment(run, image, out=tmp_path)
-    assert one.folder == tmp_path / "a" and one.facts["count"] == len(one.cells())
+    stacks, out = tmp_path / "in", tmp_path / "out"
+    stacks.mkdir()
+    for name in ("a.tif", "b.tif"):
+        shutil.copy(image, stacks / name)
+    words = [sys.executable, "-c", KILLED, run, stacks, out, moment]
+    done = subprocess.run([str(word) for word in words], capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    whole = ["a", "b"] if moment == "table" else ["a"]
+    assert sorted(p.name for p in out.glob("[!.]*")) == whole  # and no table that lacks cells
+    for folder in whole:
+        assert sorted(p.name for p in (out / folder).iterdir()) == sorted([*FILES, "result.json"])
+    found = prediction.segment(run, stacks, out=out)
+    assert [one.name for one in found] == ["a", "b"]
+    for one in found:
+        assert one.facts["count"] == len(one.cells()) == len(np.unique(one.labels())) - 1
+    assert {"cells.csv", "volumes.csv"} <= {p.name for p in out.iterdir()}
+    assert not list(out.glob(".*part")) and not list(out.rglob(".*.lock"))
+
+
+def test_a_volume_that_the_disk_has_no_room_for_is_named_and_leaves_nothing(image, small_disk):
+    free = shutil.disk_usage(small_disk).free
+    (small_disk / "other").write_bytes(bytes(free - 4096))
+    with pytest.raises(UserError, match=r"nothing was segmented: .*No space left"):
+        prediction.segment("none", image, out=small_disk / "out")
+    assert list((small_disk / "out").iterdir()) == []
 
 
 def test_large_probabilities_go_through_a_file_and_give_the_same_cells(

@@ -1,9 +1,14 @@
+import multiprocessing
+import shutil
+import time
+
 import numpy as np
 import psutil
 import pytest
 import torch
 
-from wnet_nb import config
+from wnet_nb import checkpoint, config
+from wnet_nb.checkpoint import load_newest_state
 from wnet_nb.errors import UserError
 from wnet_nb.events import EpochEnd, Finished, Started, StepEnd
 from wnet_nb.files.run_files import read_history
@@ -92,6 +97,34 @@ def test_a_volume_without_cells_is_remarked_when_the_training_starts(image, tmp_
     assert any("no cells stand out" in remark for remark in started.remarks)
 
 
+def test_training_goes_on_while_a_full_disk_takes_neither_state_nor_table(image, small_disk):
+    run, said = small_disk / "run", []
+
+    def observe(event):
+        said.extend(getattr(event, "remarks", ()))
+        if isinstance(event, StepEnd) and event.step == 2:
+            (small_disk / "other").write_bytes(bytes(shutil.disk_usage(small_disk).free))
+        if isinstance(event, EpochEnd) and event.epoch == 2:
+            (small_disk / "other").unlink()
+
+    done = job.train(image, run, TINY.replace(epochs=3), observe=observe)
+    words = " ".join(said)
+    assert "epoch 2 is not recorded yet" in words and "No space left" in words
+    assert done.epochs == 3 and [row["epoch"] for row in read_history(run)] == [1, 2, 3]
+    assert load_newest_state(run)[0]["step"] == done.steps
+    assert (run / "report.html").exists()
+    assert not [path for path in run.rglob(".*.part")]
+
+
+def test_a_process_that_is_spawned_trains_to_the_same_numbers(image, tmp_path):
+    here = job.train(image, tmp_path / "here", TINY)
+    with multiprocessing.get_context("spawn").Pool(1, torch.set_num_threads, (1,)) as pool:
+        there = pool.apply(job.train, (image, tmp_path / "there", TINY))
+    totals = [[row["total"] for row in done.history] for done in (here, there)]
+    assert totals[0] == totals[1]
+    assert there.settings == TINY and not there.model.training
+
+
 def test_there_is_nothing_to_train_on_without_volumes(tmp_path):
     with pytest.raises(UserError, match="holds no TIFF"):
         job.train(tmp_path, tmp_path / "run", TINY)
@@ -119,6 +152,10 @@ def test_the_time_grows_with_the_epochs_and_counts_saving(stacks, monkeypatch):
     )
     assert 20 < long / short < 500
     assert "saving included" in job.Estimate(100.0, 1.5, 16.0, 50, "CPU").words
+    slow = lambda *_: time.sleep(3)  # noqa: E731
+    monkeypatch.setattr(checkpoint, "save_state", slow)
+    seconds = job.estimate_training(stacks, ESTIMATED.replace(epochs=1)).seconds
+    assert seconds >= 3  # the last state is written however short the training is
 
 
 def test_an_estimate_leaves_nothing_behind(stacks, tmp_path, monkeypatch):

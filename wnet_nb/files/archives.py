@@ -96,7 +96,7 @@ def _members(archive: Path) -> Iterator[tuple[str, str, int, Callable[[], IO[byt
                 for info in packed.infolist():
                     form = stat.S_IFMT(info.external_attr >> 16)
                     kind = "file" if form in (0, stat.S_IFREG) else "other"
-                    kind = "folder" if info.is_dir() else kind
+                    kind = "folder" if info.filename.endswith(("/", "\\")) else kind
                     yield info.filename, kind, info.file_size, partial(packed.open, info)
         elif packing in ("gzip", "tar"):
             stream = _InPieces(gzip.open(file) if packing == "gzip" else file)

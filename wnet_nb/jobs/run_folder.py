@@ -16,6 +16,7 @@ from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -111,8 +112,9 @@ def check_same(run: Path, settings: Settings, stacks: Sequence[Stack]) -> None:
             f"'{run}' cannot go on with other options: {'; '.join(changed)}; leave them as they "
             "were, or start a new run"
         )
-    before = {(item["file"], item["sha256"]) for item in record.get("inputs", [])}
-    other = before ^ {(stack.source.name, stack.sha256) for stack in stacks}
+    # Normalised, as some systems write an accent as a letter of its own.
+    before = {(normalize("NFC", item["file"]), item["sha256"]) for item in record.get("inputs", [])}
+    other = before ^ {(normalize("NFC", stack.source.name), stack.sha256) for stack in stacks}
     if other:
         raise UserError(
             f"'{run}' was trained on other volumes: '{min(other)[0]}' was added, removed or "

@@ -100,7 +100,7 @@ def segment(
                 tell()
                 done.append(_segment_one(stack, loaded, settings, folder, tell))
                 tell(result=done[-1])
-            except UserError as error:
+            except (UserError, OSError) as error:
                 failures.append(str(error))
                 tell(failed=str(error))
     except _StoppedError:

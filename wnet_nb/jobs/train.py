@@ -114,7 +114,13 @@ def _recorded(events: Events, record: RunRecorder, lock, stacks: Stacks) -> Even
         for event in events:
             if isinstance(event, Started):
                 event = replace(event, remarks=(*event.remarks, *said))
-            record(event)
+            try:
+                record(event)
+            except OSError as error:  # a full disk; the next epoch writes all rows again
+                if isinstance(event, Started):
+                    raise
+                told = f"epoch {event.epoch} is not recorded yet: {error}; the training goes on"
+                event = replace(event, remarks=(*event.remarks, told))
             yield event
     finally:
         try:
