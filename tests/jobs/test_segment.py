@@ -1,5 +1,6 @@
 import csv
 import json
+import os
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ from wnet_nb import checkpoint, config
 from wnet_nb.cli.main import main
 from wnet_nb.errors import UserError
 from wnet_nb.files import run_files
+from wnet_nb.files.result import Result
 from wnet_nb.files.volumes import read_volume
 from wnet_nb.files.writing import write_volume
 from wnet_nb.jobs import segment as prediction
@@ -130,6 +132,69 @@ def test_a_process_killed_in_the_middle_leaves_nothing_half_made_and_a_second_ca
     assert [p.name for p in tmp_path.glob("[!.]*")] == []
     (one,) = prediction.segment(run, image, out=tmp_path)
     assert one.folder == tmp_path / "a" and one.facts["count"] == len(one.cells())
+
+
+DEADLY = """
+import os, signal, sys
+from pathlib import Path
+import torch
+from wnet_nb.jobs.segment import segment
+torch.set_num_threads(1)
+image, out = sys.argv[1], sys.argv[2]
+
+def die_in(target, name, calls, after):
+    work, seen = getattr(target, name), []
+    def deadly(*arguments, **options):
+        seen.append(1)
+        if len(seen) == calls and not after:
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = work(*arguments, **options)
+        if len(seen) == calls:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+    setattr(target, name, deadly)
+
+deaths = 0
+for target, name in ((os, "link"), (Path, "replace"), (Path, "rename")):
+    for calls in range(1, 20):
+        pid = os.fork()
+        if not pid:
+            die_in(target, name, calls, after=calls % 2)
+            segment("none", image, out=f"{out}/{name}-{calls}", cell_radius_um=3.0)
+            os._exit(0)
+        if not os.WIFSIGNALED(os.waitpid(pid, 0)[1]):
+            break
+        deaths += 1
+print(deaths)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_process_killed_at_any_file_that_gets_its_name_leaves_whole_results_or_none(
+    tmp_path,
+):
+    array, _ = make_example(shape=(24, 28, 32), n_cells=6)
+    image = write_volume(tmp_path / "a.tif", array, voxel_size_um=(1.0, 0.5, 0.5))
+    words = [sys.executable, "-c", DEADLY, str(image), str(tmp_path / "out")]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert int(done.stdout) >= 8  # files, two tables and the folder itself
+    complete = 0
+    for out in (tmp_path / "out").iterdir():
+        for path in out.glob("[!.]*"):
+            if path.is_dir():
+                complete += 1
+                names = sorted(p.name for p in path.iterdir())
+                assert names == sorted([*FILES, "result.json"])
+                labels = read_volume(path / "labels.tif").array
+                assert labels.max() == len(Result(path).cells()) == Result(path).facts["count"]
+            else:
+                assert path.name in ("cells.csv", "volumes.csv")
+                assert len(path.read_text(encoding="utf-8").splitlines()) > 1
+    assert complete >= 2
+    out = tmp_path / "out" / "link-1"
+    (one,) = prediction.segment("none", image, out=out, cell_radius_um=3.0)
+    assert sorted(p.name for p in out.iterdir()) == ["a", "cells.csv", "volumes.csv"]
+    assert one.folder == out / "a"
 
 
 def test_large_probabilities_go_through_a_file_and_give_the_same_cells(

@@ -1,9 +1,12 @@
+import time
+from types import SimpleNamespace
+
 import numpy as np
 import psutil
 import pytest
 import torch
 
-from wnet_nb import config
+from wnet_nb import checkpoint, config
 from wnet_nb.errors import UserError
 from wnet_nb.events import EpochEnd, Finished, Started, StepEnd
 from wnet_nb.files.run_files import read_history
@@ -119,6 +122,18 @@ def test_the_time_grows_with_the_epochs_and_counts_saving(stacks, monkeypatch):
     )
     assert 20 < long / short < 500
     assert "saving included" in job.Estimate(100.0, 1.5, 16.0, 50, "CPU").words
+
+
+def test_a_state_that_is_slow_to_write_makes_the_estimate_longer(stacks, monkeypatch):
+    write, late, clock = checkpoint.save_state, [0.0], time.perf_counter
+
+    def slowly(*arguments):
+        write(*arguments)
+        late[0] += 1000.0
+
+    monkeypatch.setattr(checkpoint, "save_state", slowly)
+    monkeypatch.setattr(job, "time", SimpleNamespace(perf_counter=lambda: clock() + late[0]))
+    assert job.estimate_training(stacks, ESTIMATED.replace(epochs=2)).seconds > 1000
 
 
 def test_an_estimate_leaves_nothing_behind(stacks, tmp_path, monkeypatch):
