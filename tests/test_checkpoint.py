@@ -385,6 +385,38 @@ def test_states_that_are_all_damaged_are_not_taken_for_none(tmp_path):
         load_newest_state(tmp_path)
 
 
+def test_a_bit_that_is_lost_anywhere_in_a_state_is_noticed(tmp_path):
+    random = np.random.default_rng(0)
+    for step in (1, 2):
+        weights = torch.from_numpy(random.random(200))
+        save_state(tmp_path, {"step": step, "model": {"w": weights}, "history": [{"a": 1.5}]})
+    newest, noticed = tmp_path / STATES / "step-00000002.pt", 0
+    whole = newest.read_bytes()
+    for place in range(0, len(whole), 7):
+        spoilt = bytearray(whole)
+        spoilt[place] ^= 1 << int(random.integers(8))
+        newest.write_bytes(spoilt)
+        state, damaged = load_newest_state(tmp_path)
+        noticed += len(damaged)
+        if not damaged:  # it was in what fills the gaps between the parts
+            assert torch.equal(state["model"]["w"], weights) and state["history"] == [{"a": 1.5}]
+    assert noticed > 200 * 8 / 7  # all of the weights
+
+
+@pytest.mark.parametrize("content", ["a list", "the weights alone", "code"])
+def test_what_is_no_state_is_passed_over_and_its_code_does_not_run(content, model, tmp_path):
+    save_state(tmp_path, state_at(1))
+    mark = tmp_path / "it ran"
+    contents = {
+        "a list": [torch.zeros(2)],
+        "the weights alone": model.state_dict(),
+        "code": state_at(2) | {"history": Hostile(mark)},
+    }
+    torch.save(contents[content], tmp_path / STATES / "step-00000002.pt")
+    state, (words,) = load_newest_state(tmp_path)
+    assert state["step"] == 1 and "step-00000002.pt" in words and not mark.exists()
+
+
 def test_history_numbers_survive_exactly(model, tmp_path):
     history = [{"total": float(np.float32(0.1)), "seconds": 1e-17}]
     save_weights(tmp_path / WEIGHTS, model, SETTINGS, history)

@@ -773,6 +773,7 @@ def run_script(script, *arguments):
 SCRIPT_HEAD = """
 import json, os, re, resource, signal, sys, time
 from pathlib import Path
+from types import SimpleNamespace
 import numpy as np
 import torch
 from wnet_nb import checkpoint, whole_file
@@ -818,6 +819,31 @@ def test_memory_that_runs_out_makes_batches_then_patches_smaller_and_is_told(
         assert f"goes on with {words} voxels" in remark
     assert len(remarks) >= len(told)
     assert int(facts.split()[0]) > 1 and changes in facts and finite == "True"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of memory are set as on Unix")
+def test_memory_that_runs_out_with_one_patch_at_a_time_makes_the_patches_smaller():
+    lines = run_script(
+        """
+        volume = (1000 * np.random.default_rng(0).random((64, 64, 64))).astype(np.uint16)
+        settings = Settings(base_channels=8, epochs=1, batch_size=1, patch_size=64,
+                            patches_per_volume=2, precision="float32")
+        events = fit([volume], settings)
+        print(*next(events).patch_shape)
+        size = int(re.search(r"VmSize:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+        resource.setrlimit(resource.RLIMIT_AS, (1024 * size + 350 * 2**20,) * 2)
+        for event in events:
+            for remark in getattr(event, "remarks", ()):
+                print(remark)
+            if isinstance(event, Finished):
+                print(event.steps, event.history[0]["changes"])
+                print(all(torch.isfinite(t).all() for t in event.model.state_dict().values()))
+        """
+    )
+    begun, first, *_, facts, finite = lines
+    assert begun == "64 64 64"
+    assert "memory ran out at step 1" in first and "goes on with 1 patches of 32×32×32" in first
+    assert facts.startswith("2 step 1: patch_size=(32, 32, 32)") and finite == "True"
 
 
 FULL_DISK = """
@@ -872,6 +898,35 @@ def test_training_is_refused_where_it_could_not_be_saved(small_disk):
     (small_disk / "other").write_bytes(bytes(15_000_000))
     with pytest.raises(UserError, match=r"there is room for 2 MB .*make room"):
         next(fit([VOLUME], TINY, run=small_disk / "run"))
+
+
+TOLD = """
+run = Path(sys.argv[1])
+settings = Settings(base_channels=4, epochs=500, batch_size=1, patch_size=16, patches_per_volume=4,
+                    precision="float32")
+minutes = [0.0]  # on the clock, so that a state is due whatever this machine takes to write one
+checkpoint.time = SimpleNamespace(monotonic=lambda: 60 * minutes[0])
+for event in fit([volume], settings, run=run):
+    minutes[0] += 1
+    print(type(event).__name__, getattr(event, "epoch", 0), flush=True)
+"""
+
+
+def test_a_kill_costs_the_work_since_the_last_epoch_and_no_more(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT_HEAD + TOLD, str(tmp_path / "run")],
+        cwd=Path(wnet_nb.__file__).parents[1],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        ended = [line.split() for _, line in zip(range(40), process.stdout, strict=False)]
+        process.kill()
+    told = max(int(epoch) for kind, epoch in ended if kind == "EpochEnd")
+    found = newest(tmp_path / "run")["progress"]
+    assert told >= 3 and found["epoch"] >= told
+    assert checkpoint.load_checkpoint(tmp_path / "run").history[-1]["epoch"] >= told
 
 
 KILLED = """

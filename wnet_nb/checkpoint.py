@@ -11,6 +11,7 @@ import os
 import shutil
 import time
 import warnings
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -229,7 +230,12 @@ def load_newest_state(run: Path) -> tuple[dict[str, Any] | None, list[str]]:
 def _read_tensors(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         with warnings.catch_warnings(action="ignore"):  # of pickles that are refused anyway
-            return torch.load(path, map_location="cpu", weights_only=True)
+            tensors = torch.load(path, map_location="cpu", weights_only=True)
+        if zipfile.is_zipfile(path):  # with checksums, which torch writes and does not look at
+            with zipfile.ZipFile(path) as parts:
+                if broken := parts.testzip():
+                    raise ValueError(f"the checksum of {broken} does not fit")
+        return tensors
     except Exception as error:  # a damaged pickle raises nearly anything, IndexError and so on
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(

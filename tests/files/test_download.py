@@ -3,6 +3,9 @@
 import hashlib
 import http.server
 import io
+import shutil
+import ssl
+import subprocess
 import tarfile
 import threading
 from urllib.parse import urlparse
@@ -251,6 +254,29 @@ def test_an_address_that_leads_on_to_plain_http_is_refused(flaky, tmp_path):
 )
 def test_only_https_is_taken_from_other_computers(tmp_path, address):
     refused_download(address, tmp_path, "neither an https address")
+
+
+@pytest.mark.skipif(not shutil.which("openssl"), reason="nothing makes a certificate here")
+def test_a_server_that_cannot_prove_its_name_is_refused(tmp_path):
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2"
+    command += f" -subj /CN=localhost -addext subjectAltName=DNS:localhost -keyout {key}"
+    subprocess.run([*command.split(), "-out", certificate], capture_output=True, check=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    server = http.server.HTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    server.handle_error = lambda *_: None  # the client leaves in the middle of the greeting
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+    thread.start()
+    try:
+        with pytest.raises(UserError, match="certificate"):
+            download.download(f"https://localhost:{server.server_port}/a", tmp_path / "new" / "a")
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+    assert everything_below(tmp_path) == ["certificate.pem", "key.pem", "new"]
 
 
 def test_a_tar_is_known_from_its_first_block_even_if_it_comes_in_small_pieces(flaky, tmp_path):

@@ -26,6 +26,17 @@ def test_it_answers_at_once_when_its_path_changes(folder, tmp_path):
         data.stacks  # noqa: B018
 
 
+@pytest.mark.parametrize("text", ["x" * 5000, "~nobody_of_this_name/in", "C:\\no\\such", "a\nb"])
+def test_text_that_is_no_path_is_told_and_ends_nothing(folder, text):
+    data = widgets.DataField(folder / "in")
+    for field in (data.path, data.labels):
+        field.value = text
+        with pytest.raises(StopInPlace):
+            _ = data.stacks
+    data.path.value, data.labels.value = str(folder / "in"), ""
+    assert len(data.stacks) == 1
+
+
 @pytest.mark.parametrize("form", ["'{}'", '"{}"', "file://{}", " {} ", "file://{} "])
 def test_a_path_may_be_pasted_with_quotes_or_as_a_file_address(folder, form):
     data = widgets.DataField(folder / "in")

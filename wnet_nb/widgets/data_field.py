@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from dataclasses import replace
 from html import escape
 from pathlib import Path
@@ -148,7 +149,7 @@ def clean_path(text: str) -> Path:
     text = text.strip().strip("\"'“”‘’").strip()
     if text.startswith("file://"):
         text = unquote(text.removeprefix("file://").removeprefix("localhost"))
-    return Path(text).expanduser()
+    return Path(os.path.expanduser(text))  # unlike pathlib's, it leaves an unknown ~name
 
 
 def _path_field(value: str, name: str) -> widgets.Combobox:
@@ -159,8 +160,8 @@ def _path_field(value: str, name: str) -> widgets.Combobox:
 
     def offer(_: object = None) -> None:
         path = clean_path(field.value)
-        folder = path if path.is_dir() else path.parent
-        with contextlib.suppress(OSError):  # a folder that may not be read offers nothing
+        with contextlib.suppress(OSError):  # what is no path or may not be read offers nothing
+            folder = path if path.is_dir() else path.parent
             inside = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
             kinds = (".tif", ".tiff")
             seen = [str(p) for p in inside if p.is_dir() or p.suffix.lower() in kinds]
