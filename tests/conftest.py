@@ -7,8 +7,12 @@ import subprocess
 import threading
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
+
+hypothesis.settings.register_profile("no_clock", deadline=None)  # machines may be busy
+hypothesis.settings.load_profile("no_clock")
 
 
 @pytest.fixture(autouse=True)
