@@ -1,5 +1,6 @@
 """For all tests: a fixed seed, two threads, the files of ../shared, a small disk, a web server."""
 
+import contextlib
 import http.server
 import os
 import shutil
@@ -7,12 +8,14 @@ import subprocess
 import threading
 from pathlib import Path
 
-import hypothesis
 import pytest
 import torch
 
-hypothesis.settings.register_profile("no_clock", deadline=None)  # machines may be busy
-hypothesis.settings.load_profile("no_clock")
+with contextlib.suppress(ImportError):  # the tests with Colab's packages have none
+    import hypothesis
+
+    hypothesis.settings.register_profile("no_clock", deadline=None)  # machines may be busy
+    hypothesis.settings.load_profile("no_clock")
 
 
 @pytest.fixture(autouse=True)
