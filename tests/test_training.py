@@ -831,7 +831,7 @@ def test_memory_that_runs_out_with_one_patch_at_a_time_makes_the_patches_smaller
         events = fit([volume], settings)
         print(*next(events).patch_shape)
         size = int(re.search(r"VmSize:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
-        resource.setrlimit(resource.RLIMIT_AS, (1024 * size + 350 * 2**20,) * 2)
+        resource.setrlimit(resource.RLIMIT_AS, (1024 * size + 200 * 2**20,) * 2)
         for event in events:
             for remark in getattr(event, "remarks", ()):
                 print(remark)
