@@ -174,6 +174,13 @@ widgets.view_cells(adapted, data.stacks, beside=cells)
 widgets.show_scores([*cells, *adapted])
 
 # %% [markdown]
+# The two networks side by side: cells, scores, the settings that differ, and the training. Name two
+# folders, as in `widgets.compare_runs("runs/first", "runs/second")`, to compare two runs.
+
+# %%
+widgets.compare_runs(network, training)
+
+# %% [markdown]
 # ## 7. Apply
 #
 # The network that you chose: the one trained last, or any that section 4 lists.

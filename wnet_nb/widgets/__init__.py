@@ -6,6 +6,7 @@ from wnet_nb.widgets.chunk_bar import ChunkBar
 from wnet_nb.widgets.data_field import DataField
 from wnet_nb.widgets.model_field import ModelField
 from wnet_nb.widgets.option_form import SettingsForm
+from wnet_nb.widgets.run_table import compare_runs
 from wnet_nb.widgets.stacks_panel import view_stacks
 from wnet_nb.widgets.training_panel import Trained, TrainingPanel, last_trained
 from wnet_nb.widgets.tuner import CellTuner
@@ -21,6 +22,7 @@ __all__ = [
     "Trained",
     "TrainingPanel",
     "Viewer",
+    "compare_runs",
     "find_cells",
     "last_trained",
     "show_scores",

@@ -204,12 +204,13 @@ def _scores_in_words(scored: Mapping[str, Any]) -> str:
     what = "true cells with at least half of both covered by both (IoU 0.5)"
     if "rows" not in scores:  # true points have no overlap
         what = "true points"
-    words = f"F1 {_f1(scores):.2f} for {scores['n_true']} {what}"
+    words = f"F1 {f1_at_half(scores):.2f} for {scores['n_true']} {what}"
     if baseline:
-        words += f", without the network {_f1(baseline):.2f}"
+        words += f", without the network {f1_at_half(baseline):.2f}"
     return words + (f"; Dice {scored['dice']:.2f}" if scored["dice"] is not None else "")
 
 
-def _f1(scores: Mapping[str, Any]) -> float:
+def f1_at_half(scores: Mapping[str, Any]) -> float:
+    """Return the F1 at an IoU of 0.5, or the only one that there is."""
     at_half = [row["f1"] for row in scores.get("rows", ()) if row["threshold"] == 0.5]
     return at_half[0] if at_half else scores["f1"]
