@@ -4,7 +4,7 @@
     python docs/make_pictures.py wnet_demo
 
 `cells.png`: one plane of the example, plain, with the cells that the network leads to, and with
-those of the same steps without it. `curves.png`: the losses of its training.
+those of the same steps without it.
 """
 
 import argparse
@@ -14,7 +14,6 @@ import numpy as np
 
 from wnet_nb.figures import curves, planes
 from wnet_nb.files.result import Result
-from wnet_nb.files.run_files import read_history
 from wnet_nb.files.volumes import read_volume
 
 PANEL_PIXELS = 460
@@ -62,7 +61,6 @@ def main():
     }
     pictures = {
         "cells.png": draw_panels(image, panels, result.facts["voxel_size_um"]),
-        "curves.png": curves.plot_losses(read_history(run)),
     }
     for name, figure in pictures.items():
         (here / name).write_bytes(curves.figure_png(figure))
