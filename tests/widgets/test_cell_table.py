@@ -51,3 +51,12 @@ def test_a_table_that_a_spreadsheet_has_saved_again_is_read(result, stacks):
     overlays = {"cells": result.labels()}
     viewer = widgets.Viewer(stacks[0].array, voxel_size_um=(2, 1, 1), overlays=overlays)
     assert len(CellTable(Result(result.folder), viewer, "cells").table.options) == len(rows) - 1
+
+
+def test_it_is_said_where_the_size_of_the_voxels_was_assumed(result, stacks):
+    viewer = widgets.Viewer(
+        stacks[0].array, voxel_size_um=(1, 1, 1), overlays={"cells": result.labels()}
+    )
+    assert "assumed" not in CellTable(result, viewer, "cells").children[3].value
+    result.facts["voxel_size_source"] = "assumed"
+    assert "assumed" in CellTable(result, viewer, "cells").children[3].value

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+import tifffile
 
 from wnet_nb import config, widgets
 from wnet_nb.widgets import StopInPlace
@@ -62,6 +63,12 @@ def test_the_voxel_size_reaches_volume_and_settings(folder):
     data.fields["voxel_size_um"].control.value = "3,2,2"
     assert data.stack.voxel_size_um == (3.0, 2.0, 2.0)
     assert config.preset("quick", **data.options).voxel_size_um == (3.0, 2.0, 2.0)
+
+
+def test_the_field_for_the_voxel_size_opens_where_it_had_to_be_assumed(folder, example, tmp_path):
+    assert widgets.DataField(folder / "in").more.selected_index is None
+    tifffile.imwrite(tmp_path / "x.tif", example[0])
+    assert widgets.DataField(tmp_path / "x.tif").more.selected_index == 0
 
 
 def test_an_entry_that_cannot_be_read_stops_the_cell_that_asks_for_the_volumes(folder):

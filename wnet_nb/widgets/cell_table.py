@@ -50,9 +50,9 @@ class CellTable(Panel):
         self.down.observe(self._sort, "value")
         self.table.observe(self._show_cell, "value")
         viewer.on_cell = self._choose_row
-        where = widgets.HTML(
-            f"z, y, x in voxels. All columns are in <code>{escape(str(result.folder))}</code>"
-        )
+        assumed = ", their size assumed" * (result.facts["voxel_size_source"] == "assumed")
+        folder = f"<code>{escape(str(result.folder))}</code>"
+        where = widgets.HTML(f"z, y, x in voxels{assumed}. All columns are in {folder}")
         top = widgets.HBox([self.by, self.down], layout={"flex_flow": "row wrap"})
         super().__init__(
             [top, header, self.table, where],

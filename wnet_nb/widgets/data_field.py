@@ -63,11 +63,12 @@ class DataField(Panel):
         self.reset.on_click(self._reset)
         parts = widgets.VBox([self.slices, *self.fields.values(), self.reset])
         said = filled["slices"] or any(value is not None for value in self.options.values())
-        more = widgets.Accordion([parts], selected_index=0 if said else None)
-        more.set_title(0, "Channel, time point, voxel size, reset")
+        self.more = widgets.Accordion([parts], selected_index=0 if said else None)
+        self.more.set_title(0, "Channel, time point, voxel size, reset")
         for control in (self.path, self.labels, self.slices):
             control.observe(self.read, "value")
-        super().__init__([self.path, self.labels, more, self.found], words=lambda: self.found.value)
+        shown = [self.path, self.labels, self.more, self.found]
+        super().__init__(shown, words=lambda: self.found.value)
         self.read()
 
     @property
@@ -116,6 +117,8 @@ class DataField(Panel):
             self.found.value = message(f"{error}.", RED)
             return
         self._stacks, self.found.value = found, _describe(found)
+        if any(stack.voxel_size_source == "assumed" for stack in found):
+            self.more.selected_index = 0  # the field for it is in there
         remembered.keep(self._part, self._begun, self.entries)
 
     def judge(self, settings: Settings) -> None:

@@ -49,7 +49,7 @@ class OptionField(widgets.VBox):
         self.control = self._make_control("80px" if self._span else "220px")
         self.control.observe(self._take_entry, "value")
         self.problem, self.slider = widgets.HTML(), None
-        row = [widgets.HTML(f"<b>{name}</b>", layout={"width": "168px"}), self.control]
+        row = [widgets.HTML(f"<b>{name}</b>", layout={"width": "190px"}), self.control]
         if self._span:
             kind, low, high, step = self._span
             layout = {"width": "160px"}
