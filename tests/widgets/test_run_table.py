@@ -37,11 +37,11 @@ def test_two_runs_stand_beside_each_other_with_counts_scores_and_curves(runs, fi
     (result,) = find(runs[0], cell_radius_um=4.0)
     shown = widgets.compare_runs(*runs)
     rows = rows_of(shown)
-    assert rows[""] == ["first", "second"] and rows["network"] == ["trained, 2 epochs"] * 2
+    assert rows[""] == ["first", "second"] and rows["trained here"] == ["2 epochs"] * 2
     (row,) = [row for row in result.scores["scores"]["rows"] if row["threshold"] == 0.5]
     counted = f"{result.facts['count']} cells, F1 {row['f1']:.2f}"
     assert rows["a"] == [counted, "not applied"]
-    pictures = [picture.value for picture in shown.children[1].children]
+    pictures = [box.children[1].value for box in shown.children[1].children]
     assert pictures == [(run / "progress.png").read_bytes() for run in runs]
 
 

@@ -15,11 +15,11 @@ from wnet_nb.files.result import Result
 from wnet_nb.files.run_files import PROGRESS, is_run, read_history
 from wnet_nb.jobs.models import load_model
 from wnet_nb.widgets.cells_panel import f1_at_half
-from wnet_nb.widgets.model_field import WORDS, find_runs
+from wnet_nb.widgets.model_field import find_runs
 from wnet_nb.widgets.panel import RED, Panel, message
 
-CELL = "text-align:left;vertical-align:top;padding:2px 20px 2px 0;line-height:1.4"
-NARROW = {"width": "49%", "min_width": "400px", "object_fit": "contain"}  # half of the page
+CELL = "text-align:left;vertical-align:top;padding:2px 20px 2px 0;overflow-wrap:anywhere"
+HALF = {"width": "49%", "min_width": "560px"}  # of a wide page; below each other on a narrow one
 
 
 def compare_runs(*networks: Any) -> widgets.Widget:
@@ -36,18 +36,18 @@ def compare_runs(*networks: Any) -> widgets.Widget:
         table = widgets.HTML(_table(sources))
     except UserError as error:
         return widgets.HTML(message(f"{error}.", RED))
-    pictures = [f.read_bytes() for s in sources if (f := Path(s) / PROGRESS).exists()]
-    shown = [widgets.Image(value=picture, layout=NARROW) for picture in pictures]
+    pictures = {s: f.read_bytes() for s in sources if (f := Path(s) / PROGRESS).exists()}
+    shown = [
+        widgets.VBox([widgets.HTML(message(s)), widgets.Image(value=png)], layout=HALF)
+        for s, png in pictures.items()
+    ]
     row = widgets.HBox(shown, layout={"flex_flow": "row wrap"})
-    return Panel([table, row], lambda: (pictures or [b""])[-1], lambda: table.value)
+    return Panel([table, row], lambda: next(iter(pictures.values()), b""), lambda: table.value)
 
 
 def _table(sources: Sequence[str]) -> str:
-    rows = {"": [Path(source).name for source in sources]}
-    rows["network"] = [
-        f"trained, {read_history(one)[-1]['epoch']} epochs" if is_run(one) else WORDS.get(one, "")
-        for one in sources
-    ]
+    past = [f"{len(read_history(s))} epochs" if is_run(s) else "no" for s in sources]
+    rows = {"": [Path(s).name for s in sources], "trained here": past}
     found = [_newest(source) for source in sources]
     for name in sorted({name for results in found for name in results}):
         rows[name] = [results.get(name, "not applied") for results in found]
@@ -63,7 +63,7 @@ def _newest(source: str) -> dict[str, str]:
     found, run = {}, is_run(source)
     for result in Result.find_all(source if run else Path()):
         if run or Path(result.facts["model"]).stem == Path(source).stem:
-            words, scores = f"{result.facts['count']} cells", result.scores
-            words += f", F1 {f1_at_half(scores['scores']):.2f}" if scores else ""
-            found[result.name] = words
+            scores = result.scores
+            score = f", F1 {f1_at_half(scores['scores']):.2f}" if scores else ""
+            found[result.name] = f"{result.facts['count']} cells{score}"
     return found
