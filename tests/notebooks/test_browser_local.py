@@ -22,9 +22,11 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import tifffile
 
 from wnet_nb import checkpoint
 from wnet_nb.files.run_files import read_history
+from wnet_nb.jobs.example import make_example
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOK = ROOT / "notebooks" / "WNet3D_local.ipynb"
@@ -307,6 +309,75 @@ def test_a_notebook_opened_again_without_its_kernel_shows_stills(page, lab):
         urllib.request.urlopen(urllib.request.Request(address_of_it, method="DELETE"))
     page.goto(address)
     still.wait_for(state="visible")
+
+
+def fill(page, place, entry, number=0):
+    """Write into a field of a place of the page, and leave it."""
+    field = page.locator(f"{place} input[type=text]").nth(number)
+    field.scroll_into_view_if_needed()
+    field.fill(entry)
+    field.press("Tab")
+
+
+def test_what_is_filled_in_wrongly_is_said_and_what_is_right_is_there_after_a_restart(page, lab):
+    folder, address = lab.new_notebook()
+    (folder / "mine").mkdir()
+    image, labels = make_example(1, shape=(64, 72, 80), n_cells=30)
+    tifffile.imwrite(folder / "mine" / "stack.tif", image)
+    tifffile.imwrite(folder / "mine" / "stack_labels.tif", labels)
+    notebook = nbformat.v4.new_notebook(metadata=notebook_of(folder).metadata)
+    for source in (
+        "from wnet_nb import config, widgets",
+        'data = widgets.DataField("example"); data',
+        "network = widgets.ModelField(); network",
+        'form = widgets.SettingsForm(config.preset("quick")); form',
+    ):
+        notebook.cells.append(nbformat.v4.new_code_cell(source))
+    nbformat.write(notebook, folder / "notebook.ipynb")
+    run_all(page, address)
+    data, network, form = ".wnet-datafield", ".wnet-modelfield", ".wnet-settingsform"
+    page.locator(form).wait_for(timeout=120_000)
+
+    def says(place, words):
+        wait_until(lambda: re.search(words, page.locator(place).inner_text()), 20)
+
+    fill(page, data, "nowhere.tif")
+    says(data, "no 'nowhere.tif'; it was looked for in")
+    fill(page, data, '"mine/stack.tif"')  # as it is pasted
+    says(data, "stack_labels.tif' is known: results are scored")
+    fill(page, data, "mine/stack.tif", 1)  # the image in place of its labels
+    says(data, "stack.tif' .*image")
+    fill(page, data, "mine/stack_labels.tif", 1)
+    says(data, "known: results are scored")
+    size = f"{data} .wnet-option-voxel_size_um"  # is in sight, as it had to be assumed
+    fill(page, size, "0.8,0.8,1.75")
+    says(data, "is the order z,y,x right")
+    fill(page, size, "1.75,0.8,0.8")
+    says(data, "1.75 × 0.8 × 0.8 µm")
+
+    fill(page, network, "runs/nothing")
+    says(network, "there is no network 'runs/nothing'")
+    fill(page, network, "none")
+    says(network, "the same steps on the image alone")
+    fill(page, f"{form} .wnet-option-epochs", "abc")
+    says(form, "epochs='abc' must be a number")
+    fill(page, f"{form} .wnet-option-learning_rate", "0,0003")
+    fill(page, f"{form} .wnet-option-epochs", "7")
+    wait_until(lambda: "must be" not in page.locator(form).inner_text(), 20)
+
+    page.get_by_role("menuitem", name="Kernel", exact=True).click()
+    page.get_by_text("Restart Kernel and Run All Cells…", exact=True).click()
+    press(page, "Confirm Kernel Restart")
+    page.locator(data).wait_for(state="detached")
+    page.locator(form).wait_for(timeout=120_000)
+    says(data, "64 × 72 × 80 voxels.* 1.75 × 0.8 × 0.8 µm")
+    entries = {
+        place: page.locator(f"{place} input[type=text]").first.input_value()
+        for place in (data, network, f"{form} .wnet-option-epochs")
+    }
+    assert list(entries.values()) == ['"mine/stack.tif"', "none", "7"]
+    rate = page.locator(f"{form} .wnet-option-learning_rate input").first.input_value()
+    assert float(rate) == 0.0003
 
 
 def notebook_of(folder):
