@@ -349,6 +349,7 @@ def panel_rows(rounds):
             asyncio.run(TrainingPanel(stacks, settings, run=Path(f"run{next(number)}")).train())
 
     with tempfile.TemporaryDirectory() as folder, chdir(folder):
+        tifffile.imwrite("cells.tif", stack.array)
         took = in_turn(max(1, rounds // 2), alone=alone, panel=panel)
     return [
         goal("`quick` on the example in the live panel", "the same training without a panel",
