@@ -16,6 +16,7 @@ from wnet_nb.inference import (
     _sample_moments,
     _tile_axis,
     best_class_dice,
+    measure_moments,
     predict_probabilities,
 )
 from wnet_nb.jobs.example import make_example
@@ -152,6 +153,14 @@ def test_flips_are_the_mean_of_the_eight_mirrored_predictions(wnet, volume):
         expected += np.flip(mirrored, [a + 1 for a in axes]) / 8
     found = predict_probabilities(wnet, image, normalisation=PLAIN, flips=True)
     np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("tile_size", [64, 32])
+def test_statistics_that_are_handed_over_are_those_it_finds_itself(wnet, volume, tile_size):
+    options = {"normalisation": PLAIN, "tile_size": tile_size}
+    moments = measure_moments(wnet, Prepared(volume, PLAIN))
+    handed = predict_probabilities(wnet, volume, moments=moments, **options)
+    np.testing.assert_array_equal(handed, predict_probabilities(wnet, volume, **options))
 
 
 def test_file_holds_what_memory_would(wnet, volume, tmp_path):

@@ -215,27 +215,14 @@ def _encode(
     return (total / len(axes))[0, :, :z, :y, :x].cpu().numpy().copy()
 
 
-def measure_moments(
-    model: nn.Module,
-    volume: Prepared,
-    *,
-    tile_size: int = DEFAULTS["tile_size"],
-    precision: str = "float32",
-) -> Moments:
-    """Return the statistics with which every part of a volume gets the classes of the whole.
-
-    They are those that `predict_probabilities` uses for the volume, given the same arguments.
-    """
+def measure_moments(model: nn.Module, volume: Prepared, precision: str = "float32") -> Moments:
+    """Return the statistics that `predict_probabilities` uses for a volume, for all its parts."""
     with _evaluating(model, precision):
-        if max(volume.array.shape) <= tile_size:
-            return _sample_moments(model, volume, [(slice(None),) * 3])
         return _sample_moments(model, volume)
 
 
-def _sample_moments(
-    model: nn.Module, volume: Prepared, places: Sequence[tuple[slice, ...]] | None = None
-) -> Moments:
-    """Return the moments averaged over blocks, up to 27 spread over the volume if not given."""
+def _sample_moments(model: nn.Module, volume: Prepared) -> Moments:
+    """Return the moments averaged over up to 27 blocks that are spread over the volume."""
     seen: dict[str, list[Tensor]] = {}
 
     def record(name: str, norm: nn.GroupNorm, inputs: tuple[Tensor]) -> None:
@@ -245,7 +232,7 @@ def _sample_moments(
 
     hooks = [norm.register_forward_pre_hook(partial(record, name)) for name, norm in _norms(model)]
     try:
-        for place in places or _sample_blocks(volume.array.shape):
+        for place in _sample_blocks(volume.array.shape):
             _encode(model, volume, place, flips=False)
     finally:
         for hook in hooks:

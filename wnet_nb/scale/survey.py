@@ -155,8 +155,7 @@ def _of_whole(parts: Sequence[Prepared], model: Checkpoint, settings: Settings) 
     if model.model is None:
         values = [part.normalisation.apply(part.array).ravel() for part in parts]
         return float(threshold_otsu(np.concatenate(values)))
-    options = {"tile_size": settings.tile_size, "precision": settings.precision}
-    found = [measure_moments(model.model, part, **options) for part in parts]
+    found = [measure_moments(model.model, part, settings.precision) for part in parts]
     return {name: torch.stack([one[name] for one in found]).mean(0).cpu() for name in found[0]}
 
 
