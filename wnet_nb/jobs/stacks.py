@@ -33,6 +33,7 @@ from wnet_nb.files.volumes import (
 )
 from wnet_nb.jobs.check import Finding, check_volume, read_remarks
 from wnet_nb.jobs.truth import find_truths, is_points, read_labels
+from wnet_nb.jobs.void import fill_void
 from wnet_nb.whole_file import sha256
 
 KEPT_BYTES = 2**30  # prepared volumes that are kept though nobody uses them at the moment
@@ -91,7 +92,7 @@ class Stack:
 
     @property
     def array(self) -> np.ndarray:
-        """The voxels (Z, Y, X), as in the file; decoded anew if nobody holds them any more."""
+        """The voxels (Z, Y, X), a void filled; decoded anew if nobody holds them any more."""
         if self._held is not None:
             return self._held
         with self._memory.lock:
@@ -273,6 +274,9 @@ def _read(
     else:
         channel, time = settings.channel, settings.time
         volume = read_volume(file, channel=channel, time=time, voxel_size_um=size)
+    array, void = fill_void(volume.array)
+    if void:
+        volume = replace(volume, array=array, remarks=(*volume.remarks, void))
     if volume.voxel_size_source != "assumed" or trained_size_um is None:
         return volume
     remark = f"'{volume.name}' takes the voxel size given for the training"
