@@ -15,7 +15,8 @@ ROOT = Path(__file__).resolve().parents[2]
 SET_UP = """
 import asyncio
 import ipywidgets as widgets
-from wnet_nb.widgets.busy_cell import StopInPlace, attend
+from wnet_nb.errors import UserError
+from wnet_nb.widgets.busy_cell import attend
 
 button, slider, seen = widgets.Button(), widgets.IntSlider(), []
 button.on_click(lambda _: seen.append("pressed"))
@@ -197,6 +198,6 @@ def test_work_runs_with_a_kernel_whose_private_names_differ(kernel, names):
 
 
 def test_an_error_that_the_user_can_mend_is_one_sentence(kernel):
-    asked = kernel.client.execute("raise StopInPlace('There are no volumes yet.')")
+    asked = kernel.client.execute("raise UserError('There are no volumes yet.')")
     message = wait_for(kernel.client, asked, lambda m: m["msg_type"] == "error")
     assert message["content"]["traceback"] == ["There are no volumes yet."]

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from wnet_nb import widgets
+from wnet_nb.errors import UserError
 from wnet_nb.jobs import segment as job
 from wnet_nb.jobs.stacks import read_stacks
-from wnet_nb.widgets import StopInPlace
 from wnet_nb.widgets.viewer import TRUTH
 
 STAND_IN = """
@@ -153,7 +153,7 @@ def test_without_truth_it_is_said_why_there_are_no_scores(find, folder, settings
 
 
 def test_what_fails_is_one_sentence(find):
-    with pytest.raises(StopInPlace, match="there is no option 'radius_of_cells'"):
+    with pytest.raises(UserError, match="there is no option 'radius_of_cells'"):
         find(radius_of_cells=4.0)
 
 

@@ -4,7 +4,7 @@ import pytest
 import tifffile
 
 from wnet_nb import config, widgets
-from wnet_nb.widgets import StopInPlace
+from wnet_nb.errors import UserError
 from wnet_nb.widgets.data_field import clean_path
 
 SIZE = (2.0, 1.0, 1.0)
@@ -23,7 +23,7 @@ def test_it_answers_at_once_when_its_path_changes(folder, tmp_path):
     assert f"no 'nowhere'; it was looked for in '{tmp_path}'" in data.found.value.replace(
         "&#x27;", "'"
     )
-    with pytest.raises(StopInPlace, match="nowhere"):
+    with pytest.raises(UserError, match="nowhere"):
         data.stacks  # noqa: B018
 
 
@@ -32,7 +32,7 @@ def test_text_that_is_no_path_is_told_and_ends_nothing(folder, text):
     data = widgets.DataField(folder / "in")
     for field in (data.path, data.labels):
         field.value = text
-        with pytest.raises(StopInPlace):
+        with pytest.raises(UserError):
             _ = data.stacks
     data.path.value, data.labels.value = str(folder / "in"), ""
     assert len(data.stacks) == 1
@@ -74,7 +74,7 @@ def test_the_field_for_the_voxel_size_opens_where_it_had_to_be_assumed(folder, e
 def test_an_entry_that_cannot_be_read_stops_the_cell_that_asks_for_the_volumes(folder):
     data = widgets.DataField(folder / "in")
     data.fields["voxel_size_um"].control.value = "large"
-    with pytest.raises(StopInPlace, match="voxel_size_um='large' must have three values"):
+    with pytest.raises(UserError, match="voxel_size_um='large' must have three values"):
         data.stacks  # noqa: B018
 
 

@@ -3,7 +3,7 @@ import shutil
 import pytest
 
 from wnet_nb import widgets
-from wnet_nb.widgets import StopInPlace
+from wnet_nb.errors import UserError
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def test_what_is_not_there_is_said_and_stops_the_cell_that_asks(tmp_path):
     assert f"no network 'nowhere', looked for in '{tmp_path}'" in field.found.value.replace(
         "&#x27;", "'"
     )
-    with pytest.raises(StopInPlace, match="nowhere"):
+    with pytest.raises(UserError, match="nowhere"):
         field.source  # noqa: B018
 
 

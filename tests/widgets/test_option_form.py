@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from wnet_nb import config, widgets
-from wnet_nb.widgets import StopInPlace
+from wnet_nb.errors import UserError
 
 
 def test_settings_go_through_the_form_unchanged(settings):
@@ -41,7 +41,7 @@ def test_what_cannot_be_taken_is_said_and_stops_the_cell_that_asks(settings, nam
     form = widgets.SettingsForm(settings)
     form.fields[name].control.value = entry
     assert reason in form.problem.value
-    with pytest.raises(StopInPlace, match=reason.split("(")[0]):
+    with pytest.raises(UserError, match=reason.split("(")[0]):
         form.settings  # noqa: B018
     form.fields[name].value = getattr(settings, name)
     form.fields["seed"].control.value = "3"

@@ -6,9 +6,10 @@ import time
 import pytest
 
 from wnet_nb import checkpoint, widgets
+from wnet_nb.errors import UserError
 from wnet_nb.files.run_files import read_history, read_record
 from wnet_nb.jobs.segment import segment
-from wnet_nb.widgets import StopInPlace, busy_cell, last_trained, training_panel
+from wnet_nb.widgets import busy_cell, last_trained, training_panel
 
 
 async def until(true, seconds=30.0):
@@ -63,7 +64,7 @@ def test_an_interrupt_during_the_check_ends_the_check_and_run_all(stacks, settin
     monkeypatch.setattr(training_panel, "attend", interrupted)
 
     async def act(panel):
-        with pytest.raises(StopInPlace, match="The check was interrupted"):
+        with pytest.raises(UserError, match="The check was interrupted"):
             await panel.check()
         going.set()
         return panel.state.phase
@@ -169,7 +170,7 @@ def test_a_second_training_takes_a_second_folder(train):
 def test_an_error_stands_in_the_panel_in_one_sentence(stacks, settings, tmp_path):
     (tmp_path / "runs").write_text("in the way")
     panel = widgets.TrainingPanel(stacks, settings)
-    with pytest.raises(StopInPlace) as stopped:
+    with pytest.raises(UserError) as stopped:
         asyncio.run(panel.train())
     assert str(stopped.value) in panel.view.status.value.replace("&#x27;", "'")
     assert stopped.value._render_traceback_() == [str(stopped.value)]
@@ -179,7 +180,7 @@ def test_there_is_no_model_before_the_training_and_the_last_trained_is_known_aft
     stacks, settings
 ):
     async def act(panel):
-        with pytest.raises(StopInPlace, match="no model yet"):
+        with pytest.raises(UserError, match="no model yet"):
             panel.trained  # noqa: B018
         before = last_trained()
         trained = await panel.train()
@@ -211,7 +212,7 @@ def test_a_form_with_a_fault_starts_nothing_and_says_why(stacks, settings, tmp_p
     async def act(_):
         panel = widgets.TrainingPanel(stacks, form)
         form.fields["epochs"].control.value = "abc"
-        with pytest.raises(StopInPlace, match="epochs='abc' must be a number"):
+        with pytest.raises(UserError, match="epochs='abc' must be a number"):
             await panel.train()
         return panel.state.phase
 

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 from wnet_nb import __version__
 from wnet_nb.config import DEFAULTS, OPTIONS, PRESETS, names_with
+from wnet_nb.errors import explain
 
 WRONG, INTERRUPTED = 2, 130
 
@@ -157,7 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _fail("interrupted", INTERRUPTED)
     except Exception as error:
-        message = terminal.explain(error)
+        message = explain(error)
         if message is None:
             raise  # a mistake of ours: its traceback belongs in a report
         return _fail(message, WRONG)

@@ -1,9 +1,8 @@
-"""What the command line shows: lines, progress with the time left, one-line errors."""
+"""What the command line shows: lines, and progress with the time left."""
 
 from __future__ import annotations
 
 import io
-import re
 import signal
 import sys
 import threading
@@ -13,8 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
-
-from wnet_nb.errors import UserError
 
 BAR = "{desc} {percentage:3.0f}% |{bar:24}| {n_fmt}/{total_fmt} {unit}, {remaining} left{postfix}"
 LINE = "{desc} {percentage:.0f} %: {n_fmt}/{total_fmt} {unit}, {remaining} left{postfix}"
@@ -59,16 +56,6 @@ class Progress:
         if tenths > self._tenths and not self._watched:
             print(bar, file=sys.stderr, flush=True)
         self._tenths = tenths
-
-
-def explain(error: Exception) -> str | None:
-    """Return an error that a user can do something about as one line, None for any other."""
-    full = isinstance(error, RuntimeError) and re.search("out of memory|allocate", str(error))
-    if full or isinstance(error, MemoryError):
-        return "the memory is full; lower batch_size, patch_size or tile_size with --set"
-    if isinstance(error, OSError) and error.strerror:
-        return f"'{error.filename}': {error.strerror}" if error.filename else error.strerror
-    return str(error) if isinstance(error, UserError | OSError) else None
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """What the notebooks use, in one place; every name is explained where it is made."""
 
-from wnet_nb.widgets.busy_cell import StopInPlace
 from wnet_nb.widgets.cells_panel import find_cells, show_scores, view_cells
 from wnet_nb.widgets.chunk_bar import ChunkBar
 from wnet_nb.widgets.data_field import DataField
@@ -18,7 +17,6 @@ __all__ = [
     "DataField",
     "ModelField",
     "SettingsForm",
-    "StopInPlace",
     "Trained",
     "TrainingPanel",
     "Viewer",

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import re
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -36,21 +35,6 @@ UNLIKE = (AttributeError, KeyError, TypeError, ValueError)  # of a kernel built 
 Result = TypeVar("Result")
 
 
-class StopInPlace(RuntimeError):
-    """Work cannot go on; shown as one sentence, and Run All stops at this cell."""
-
-    def _render_traceback_(self) -> list[str]:
-        return [str(self)]
-
-
-def explain(error: BaseException) -> str | None:
-    """Return an error that a user can do something about as one sentence, None for any other."""
-    full = isinstance(error, RuntimeError) and re.search("out of memory|allocate", str(error))
-    if full or isinstance(error, MemoryError):
-        return "The memory is full; lower batch_size, patch_size or tile_size."
-    return str(error) if isinstance(error, UserError | OSError | StopInPlace) else None
-
-
 def in_thread(function: Callable[..., Result], *arguments: Any) -> asyncio.Future[Result]:
     """Begin a piece of work in the one thread that computes, after all that was begun before."""
     return asyncio.get_running_loop().run_in_executor(WORKER, function, *arguments)
@@ -60,7 +44,7 @@ async def attend(work: asyncio.Future[Result], interrupted: Callable[[], None]) 
     """Keep the cell busy until `work` is done, handle buttons and sliders, return its result.
 
     `interrupted` is called at the first interrupt of the kernel; a second one cancels `work` and
-    raises `StopInPlace`.
+    raises `UserError`.
     """
     doorman = Doorman()
     try:
@@ -74,7 +58,7 @@ async def attend(work: asyncio.Future[Result], interrupted: Callable[[], None]) 
                     interrupted()
                 if len(presses) > 1:
                     work.cancel()
-                    raise StopInPlace("Broken off after a second interrupt.")
+                    raise UserError("Broken off after a second interrupt.")
     finally:
         doorman.release()
     return work.result()

@@ -15,13 +15,13 @@ import ipywidgets as widgets
 from IPython.display import display
 
 from wnet_nb.checkpoint import WEIGHTS
-from wnet_nb.errors import UserError
+from wnet_nb.errors import UserError, explain
 from wnet_nb.figures import napari_window
 from wnet_nb.files.result import PROJECTIONS, Result
 from wnet_nb.files.rois import write_rois
 from wnet_nb.jobs.segment import Progress, count_in_words, segment
 from wnet_nb.jobs.stacks import Stack, Stacks
-from wnet_nb.widgets.busy_cell import StopInPlace, attend, explain, in_thread
+from wnet_nb.widgets.busy_cell import attend, in_thread
 from wnet_nb.widgets.cell_table import CellTable
 from wnet_nb.widgets.panel import RED, Panel, message
 from wnet_nb.widgets.viewer import Chooser, Viewer, true_overlay
@@ -49,7 +49,7 @@ async def find_cells(
     -------
     list of Result
         Of the volumes that worked; the panel names the others with the reason. Without any, the
-        cell stops here (`StopInPlace`).
+        cell stops here (`UserError`).
     """
     bar = widgets.FloatProgress(min=0, max=len(stacks), layout={"width": "98%"})
     status, lines = widgets.HTML(), widgets.HTML()
@@ -76,11 +76,11 @@ async def find_cells(
         if words is None:
             raise
         status.value = message(f"{words}.", RED)
-        raise StopInPlace(words) from None
+        raise UserError(words) from None
     finally:
         stopping.append(True)
     if not results:
-        raise StopInPlace("Interrupted before the first volume was done.")
+        raise UserError("Interrupted before the first volume was done.")
     bar.value = bar.max
     status.value = message(f"{len(results)} of {len(stacks)} volumes are done.")
     shown.show_still()

@@ -18,7 +18,6 @@ from wnet_nb.errors import UserError
 from wnet_nb.jobs import check, example
 from wnet_nb.jobs.stacks import Stack, Stacks, read_stacks
 from wnet_nb.widgets import remembered
-from wnet_nb.widgets.busy_cell import StopInPlace
 from wnet_nb.widgets.option_field import OptionField
 from wnet_nb.widgets.panel import ORANGE, RED, SIDE, WIDE, Panel, message
 
@@ -86,7 +85,7 @@ class DataField(Panel):
     def stacks(self) -> Stacks:
         """The usable volumes; without any, the cell that asks stops with the reason."""
         if self._stacks is None:
-            raise StopInPlace(f"There are no volumes yet. {self._reason}")
+            raise UserError(f"There are no volumes yet. {self._reason}")
         return self._stacks
 
     @property

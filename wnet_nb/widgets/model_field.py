@@ -14,7 +14,6 @@ from wnet_nb.files import run_files
 from wnet_nb.files.result import Result
 from wnet_nb.jobs.models import STARTER, is_word, load_model
 from wnet_nb.widgets import remembered
-from wnet_nb.widgets.busy_cell import StopInPlace
 from wnet_nb.widgets.data_field import clean_path
 from wnet_nb.widgets.panel import RED, SIDE, WIDE, Panel, message
 
@@ -54,7 +53,7 @@ class ModelField(Panel):
     def source(self) -> str | Path:
         """What is chosen, for `jobs.models.load_model`; a cell stops here if it is not there."""
         if self._fault:
-            raise StopInPlace(self._fault)
+            raise UserError(self._fault)
         text = self.choice.value.strip()
         return text if is_word(text) else clean_path(text)
 

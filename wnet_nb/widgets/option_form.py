@@ -16,7 +16,6 @@ from wnet_nb.jobs.models import is_word
 from wnet_nb.jobs.stacks import Stack
 from wnet_nb.widgets import remembered
 from wnet_nb.widgets.affinity import TEXT, affinity_png
-from wnet_nb.widgets.busy_cell import StopInPlace
 from wnet_nb.widgets.model_field import find_runs
 from wnet_nb.widgets.option_field import OptionField
 from wnet_nb.widgets.panel import RED, Panel, message
@@ -72,13 +71,7 @@ class SettingsForm(Panel):
 
     @property
     def settings(self) -> Settings:
-        """Options as the fields say; a cell that asks while something is wrong stops there."""
-        try:
-            return self._read()
-        except UserError as error:
-            raise StopInPlace(f"{error}. Mend it in the form of the parameters.") from None
-
-    def _read(self) -> Settings:
+        """Options as the fields say; UserError while something is wrong."""
         for field in self.fields.values():
             if field.fault:
                 raise UserError(field.fault)
@@ -106,7 +99,7 @@ class SettingsForm(Panel):
         if self._quiet:
             return
         try:
-            settings = self._read()
+            settings = self.settings
         except UserError as error:
             words = f"{error}. The training cannot start before this is mended."
             self.problem.value = message(words, RED)

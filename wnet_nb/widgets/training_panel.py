@@ -18,7 +18,7 @@ import ipywidgets as widgets
 from wnet_nb import checkpoint
 from wnet_nb.checkpoint import Checkpoint
 from wnet_nb.config import OPTIONS, Settings, names_with
-from wnet_nb.errors import UserError
+from wnet_nb.errors import UserError, explain
 from wnet_nb.events import Controls, EpochEnd, Event, Started, StepEnd
 from wnet_nb.figures.curves import read_losses
 from wnet_nb.files.run_files import read_history
@@ -26,7 +26,7 @@ from wnet_nb.jobs.models import load_model
 from wnet_nb.jobs.stacks import Stacks
 from wnet_nb.jobs.train import estimate_training, measure_patch, train_events
 from wnet_nb.whole_file import free_name
-from wnet_nb.widgets.busy_cell import POLL_SECONDS, StopInPlace, attend, explain, in_thread
+from wnet_nb.widgets.busy_cell import POLL_SECONDS, attend, in_thread
 from wnet_nb.widgets.model_field import RUNS
 from wnet_nb.widgets.option_field import OptionField
 from wnet_nb.widgets.option_form import SettingsForm
@@ -178,7 +178,7 @@ class TrainingPanel(Panel):
     async def check(self) -> None:
         """Take two steps on the side and say what the training will take.
 
-        The cell stops here (`StopInPlace`) if it cannot be done or is interrupted.
+        The cell stops here (`UserError`) if it cannot be done or is interrupted.
         """
         if not self.state.may("check"):
             return
@@ -189,7 +189,7 @@ class TrainingPanel(Panel):
             estimate = await attend(work, work.cancel)
             self.view.say(f"{estimate.words} The next cell starts the training.")
         except asyncio.CancelledError:
-            raise self._told(StopInPlace("The check was interrupted.")) from None
+            raise self._told(UserError("The check was interrupted.")) from None
         except Exception as error:
             raise self._told(error) from None
         finally:
@@ -198,7 +198,7 @@ class TrainingPanel(Panel):
     async def train(self) -> Trained:
         """Train to the end or to the stop, or on from there; a finished training is left as it is.
 
-        The cell stops here (`StopInPlace`) if it cannot go on; the panel says why.
+        The cell stops here (`UserError`) if it cannot go on; the panel says why.
         """
         if not self.state.may("start"):
             return self.trained
@@ -227,7 +227,7 @@ class TrainingPanel(Panel):
     def trained(self) -> Trained:
         """The model as this training left it; a cell that asks too early stops in one sentence."""
         if not self.has_model:
-            raise StopInPlace("There is no model yet: nothing was trained in this panel.")
+            raise UserError("There is no model yet: nothing was trained in this panel.")
         history = tuple(read_history(self.run))
         return Trained(self.run, load_model(self.run), history, self.state.phase == "finished")
 
@@ -239,7 +239,7 @@ class TrainingPanel(Panel):
             while state.phase != "stopping" and state.done < state.epochs:
                 await self._go_on()
             if not state.begun:
-                raise StopInPlace("Stopped before the first step: there is no model to keep.")
+                raise UserError("Stopped before the first step: there is no model to keep.")
         except Exception as error:
             raise self._told(error) from None
         finally:
@@ -287,4 +287,4 @@ class TrainingPanel(Panel):
         """Show an error in the panel; return what the cell should raise."""
         words = explain(error)
         self.view.say(words or f"Unexpected: {error!r}", RED)
-        return error if words is None else StopInPlace(words)
+        return error if words is None else UserError(words)
