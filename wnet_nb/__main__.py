@@ -1,6 +1,8 @@
 """``python -m wnet_nb``: the command line."""
 
-from wnet_nb.cli.main import run
+import sys
+
+from wnet_nb.cli.main import main
 
 if __name__ == "__main__":
-    run()
+    sys.exit(main())

@@ -8,9 +8,9 @@ from wnet_nb.cli import terminal
 
 
 def test_lines_come_once_every_ten_percent_and_not_before_something_is_done(capsys):
-    progress = terminal.Progress("working", "steps")
+    progress = terminal.Progress("steps")
     for done in (0, 5, 9, 10, 11, 35, 36, 100):
-        progress.show(done, 100, "note")
+        progress.show("working", done, 100, "note")
     said = capsys.readouterr().err.splitlines()
     assert [line.split(",")[0] for line in said] == [
         "working 10 %: 10/100 steps",
@@ -21,10 +21,10 @@ def test_lines_come_once_every_ten_percent_and_not_before_something_is_done(caps
 
 
 def test_what_was_done_before_says_nothing_of_the_speed(capsys):
-    progress = terminal.Progress("going on", "steps")
-    progress.show(980_000, 1_000_000)
+    progress = terminal.Progress("steps")
+    progress.show("going on", 980_000, 1_000_000)
     time.sleep(0.3)
-    progress.show(980_001)
+    progress.show("going on", 980_001)
     assert capsys.readouterr().err == ""
     assert float(progress._bar.format_dict["rate"] or 0) < 100
 

@@ -170,8 +170,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _fail(message: str, status: int) -> int:
     print(f"wnet-nb: {' '.join(message.split())}", file=sys.stderr)
     return status
-
-
-def run() -> None:
-    """Run a verb and end the process with its exit status."""
-    sys.exit(main())

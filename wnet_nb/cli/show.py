@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -39,9 +40,10 @@ def show_event(event: Event, bar: terminal.Progress) -> None:
         if event.epochs_done:
             say(f"going on after epoch {event.epochs_done} of {event.epochs}")
         steps = event.steps_per_epoch
-        bar.show(event.epochs_done * steps, event.epochs * steps)
+        bar.show("training", event.epochs_done * steps, event.epochs * steps)
     elif isinstance(event, StepEnd):
-        bar.show(event.step, note=f"epoch {event.epoch}, soft N-cut {event.soft_ncut:.3f}")
+        note = f"epoch {event.epoch}, soft N-cut {event.soft_ncut:.3f}"
+        bar.show("training", event.step, note=note)
     elif isinstance(event, EpochEnd) and event.validation_dice is not None:
         say(f"epoch {event.epoch}: Dice {event.validation_dice:.3f} against the labels")
     for text in getattr(event, "remarks", ()):
@@ -52,27 +54,21 @@ def segment_and_show(
     model: Checkpoint, stacks: Stacks, changes: Mapping[str, Any], out: str | None
 ) -> tuple[list[Result], list[tuple[Path, str]]]:
     """Segment volumes with a bar and a few lines for each; return results and failures."""
-    failed, bars = [], {}
+    failed = []
 
     def observe(progress: Progress) -> None:
-        if progress.number not in bars:
-            bars[progress.number] = terminal.Progress(f"segmenting {progress.name}", "tiles")
-        bar = bars[progress.number]
-        if progress.of_tiles:
-            bar.show(progress.tiles, progress.of_tiles)
-        if progress.result or progress.failed:
-            bar.close()
         if progress.result:
+            bar.close()
             _show_result(progress.result)
-        if progress.failed:
+        elif progress.failed:
+            bar.close()
             failed.append((stacks[progress.number - 1].source, progress.failed))
             remark(f"'{progress.name}' was not segmented: {progress.failed}")
+        else:
+            bar.show(f"segmenting {progress.name}", progress.tiles, progress.of_tiles)
 
-    try:
+    with contextlib.closing(terminal.Progress("tiles")) as bar:
         return segment(model, stacks, out=out, observe=observe, **changes), failed
-    finally:
-        for bar in bars.values():
-            bar.close()
 
 
 def segment_large_and_show(
@@ -83,21 +79,15 @@ def segment_large_and_show(
     changes: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Segment a volume of any size with a bar for each stage; return what result.json says."""
-    bars: dict[str, terminal.Progress] = {}
 
     def observe(progress: Any) -> None:
         if progress.note:
             remark(progress.note)
-            return
-        if progress.stage not in bars:
-            bars[progress.stage] = terminal.Progress(progress.stage, "chunks")
-        bars[progress.stage].show(progress.done, progress.total)
+        else:
+            bar.show(progress.stage, progress.done, progress.total)
 
-    try:
+    with contextlib.closing(terminal.Progress("chunks")) as bar:
         result = scale.segment_large(model, path, out, observe=observe, **cluster, **changes)
-    finally:
-        for bar in bars.values():
-            bar.close()
     facts = result.facts
     say(f"{facts['name']}: {count_in_words(facts | {'network_added': None})}")
     if facts["cut_by_halo"]:

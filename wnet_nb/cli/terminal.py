@@ -34,17 +34,17 @@ def wrote(paths: Iterable[Path]) -> None:
 
 
 class Progress:
-    """Progress with the time left: a bar on a terminal, elsewhere a line for every ten percent."""
+    """Work after work with the time left: a bar on a terminal, elsewhere a line for each tenth."""
 
-    def __init__(self, title: str, unit: str) -> None:
+    def __init__(self, unit: str) -> None:
+        self._unit, self._title, self._tenths = unit, "", None
         self._watched = sys.stderr.isatty()
-        form, file = (BAR, sys.stderr) if self._watched else (LINE, io.StringIO())
-        self._bar = tqdm(desc=title, unit=unit, unit_scale=unit == "B", bar_format=form, file=file)
-        self._tenths: int | None = None
-        self.close = self._bar.close
+        self._bar = tqdm(disable=True)
 
-    def show(self, done: int, total: int = 0, note: str = "") -> None:
+    def show(self, title: str, done: int, total: int = 0, note: str = "") -> None:
         """Show how much is done; `total` is 0 while it is not known, or as it was."""
+        if title != self._title:
+            self._begin(title)
         bar = self._bar
         bar.total = total or bar.total
         tenths = 10 * done // bar.total if bar.total else 0
@@ -56,6 +56,18 @@ class Progress:
         if tenths > self._tenths and not self._watched:
             print(bar, file=sys.stderr, flush=True)
         self._tenths = tenths
+
+    def _begin(self, title: str) -> None:
+        self.close()
+        form, file = (BAR, sys.stderr) if self._watched else (LINE, io.StringIO())
+        unit, scale = self._unit, self._unit == "B"
+        self._bar = tqdm(desc=title, unit=unit, unit_scale=scale, bar_format=form, file=file)
+        self._title, self._tenths = title, None
+
+    def close(self) -> None:
+        """End what is shown; what comes next begins anew."""
+        self._bar.close()
+        self._title = ""
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import contextlib
 import math
 import time
 from argparse import Namespace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,8 +78,7 @@ def train(options: Namespace) -> Outcome:
 
 
 def _train(stacks: Stacks, run: Path, settings: Settings, *, resume: bool = False) -> Outcome:
-    bar = Progress("training", "steps")
-    with stop_between_events() as stopped, contextlib.closing(bar):
+    with stop_between_events() as stopped, contextlib.closing(Progress("steps")) as bar:
 
         def observe(event: Event) -> bool:
             show_event(event, bar)
@@ -111,8 +111,9 @@ def _train(stacks: Stacks, run: Path, settings: Settings, *, resume: bool = Fals
 def segment(options: Namespace) -> Outcome:
     """Segment volumes with a model; those that fail are named and the others done."""
     changes = config.parse_assignments(options.set)
-    with contextlib.closing(Progress("fetching the published weights", "B")) as bar:
-        model = load_model(options.model, progress=bar.show)
+    with contextlib.closing(Progress("B")) as bar:
+        fetching = partial(bar.show, "fetching the published weights")
+        model = load_model(options.model, progress=fetching)
     large = {name: getattr(options, name) for name in ("scheduler", "workers", "chunk")}
     if (options.out or "").rstrip("/").endswith(".zarr"):
         facts = segment_large_and_show(model, options.path, options.out, large, changes)
@@ -176,14 +177,10 @@ def starter(options: Namespace) -> Outcome:
 
     ranges = Ranges(**_parse_ranges(options.set, vars(Ranges())))
     out, more = Path(options.out), {"steps": options.steps} if options.steps else {}
-    bars: dict[str, Progress] = {}
-    for progress in make_starter(out, ranges, seed=options.seed, **more):
-        if progress.phase not in bars:
-            bars[progress.phase] = Progress(progress.phase, "done")
-        loss = f"loss {progress.loss:.3f}" if math.isfinite(progress.loss) else ""
-        bars[progress.phase].show(progress.done, progress.total, loss)
-    for bar in bars.values():
-        bar.close()
+    with contextlib.closing(Progress("done")) as bar:
+        for progress in make_starter(out, ranges, seed=options.seed, **more):
+            loss = f"loss {progress.loss:.3f}" if math.isfinite(progress.loss) else ""
+            bar.show(progress.phase, progress.done, progress.total, loss)
     wrote([out])
     return 0, {"written": [str(out)]}
 
