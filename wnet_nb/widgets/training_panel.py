@@ -258,7 +258,7 @@ class TrainingPanel(Panel):
         events = await in_thread(self._open)
         try:
             while (event := await in_thread(next, events, None)) is not None:
-                view.show(event, await in_thread(view.draw, event))
+                view.show(event)
                 self._note(event)
                 while state.phase == "paused":
                     view.say("Paused. Go on continues with the same numbers.")
