@@ -36,8 +36,8 @@ class Panel(widgets.VBox):
     def __init__(
         self,
         children: Sequence[widgets.Widget],
-        picture: Callable[[], bytes] | None = None,
-        words: Callable[[], str] | None = None,
+        picture: Callable[[], bytes] = bytes,
+        words: Callable[[], str] = str,
     ) -> None:
         # A live box brings this rule into the page; a dead one does not, and its still is seen.
         super().__init__()
@@ -50,11 +50,9 @@ class Panel(widgets.VBox):
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
         view = {"version_major": 2, "version_minor": 0, "model_id": self.model_id}
-        words = self._words() if self._words else type(self).__name__
-        text = unescape(re.sub("<[^>]+>", "", re.sub("<(br|/div)[^>]*>", "\n", words)))
-        bundle = {WIDGET: view, "text/plain": text}
-        picture = self._picture() if self._picture else b""
-        if picture:
+        words = re.sub("<(br|/div)[^>]*>", "\n", self._words() or type(self).__name__)
+        bundle = {WIDGET: view, "text/plain": unescape(re.sub("<[^>]+>", "", words))}
+        if picture := self._picture():
             bundle["image/png"] = base64.b64encode(picture).decode()
         return bundle
 
@@ -66,9 +64,10 @@ class Panel(widgets.VBox):
     def show_still(self) -> None:
         """Leave a still of what the box shows now below the cell that is running."""
         bundle = self._repr_mimebundle_()
-        picture, text = bundle.get("image/png"), bundle["text/plain"]
-        inside = f'<img src="data:image/png;base64,{picture}">' if picture else ""
-        if self._words:
+        text, inside = bundle["text/plain"], ""
+        if "image/png" in bundle:
+            inside = f'<img src="data:image/png;base64,{bundle["image/png"]}">'
+        if self._words():
             inside += f"<pre>{escape(text)}</pre>"
         if inside:
             still = f'<div class="{self._still}">{inside}</div>'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import ipywidgets as widgets
@@ -19,20 +20,7 @@ CHOSEN = (255, 255, 255)  # colour of the cell that was chosen
 TRUTH = "true labels"
 # Core ipywidgets tell no click position. A pane of glass over the picture writes what the mouse
 # does into a text field that is not seen; where a page forbids that, the sliders remain.
-TELL = (
-    "const r=this.getBoundingClientRect(),"
-    "t=this.closest('.wnet-stage').querySelector('.wnet-hand input');"
-    "t.value=[(event.clientX-r.left)/r.width,(event.clientY-r.top)/r.height,"
-    "Math.sign(event.deltaY||0),Date.now()].join(' ');"
-    "for(const e of ['input','change'])t.dispatchEvent(new Event(e,{bubbles:true}))"
-)
-GLASS = (
-    "<style>.wnet-stage {position:relative} .wnet-hand {display:none !important}"
-    ".wnet-glass {position:absolute !important; inset:0; margin:0 !important;"
-    "height:100% !important} .wnet-glass * {height:100%}</style>"
-    '<div style="cursor:crosshair" title="click: move the cross; wheel: go through the planes" '
-    f'onclick="{TELL}" onwheel="event.preventDefault();{TELL}"></div>'
-)
+GLASS = Path(__file__).with_name("glass.html")
 
 
 class Viewer(Panel):
@@ -109,7 +97,7 @@ class Viewer(Panel):
 
     def _make_stage(self) -> None:
         self.picture = widgets.Image(layout={"width": "100%"})
-        glass, self.hand = widgets.HTML(GLASS), widgets.Text()
+        glass, self.hand = widgets.HTML(GLASS.read_text(encoding="utf-8")), widgets.Text()
         glass.add_class("wnet-glass")
         self.hand.add_class("wnet-hand")
         self.hand.observe(self._take_hand, "value")
@@ -256,9 +244,7 @@ class Chooser(Panel):
         self.which.layout.display = "" if len(names) > 1 else "none"
         self.which.observe(self._open, "value")
         self._box = widgets.VBox()
-        super().__init__(
-            [self.which, self._box], lambda: self.shown._picture() if self.shown._picture else b""
-        )
+        super().__init__([self.which, self._box], lambda: self.shown._picture())
         self._open()
 
     def _open(self, _: object = None) -> None:
