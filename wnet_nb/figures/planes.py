@@ -25,7 +25,9 @@ from wnet_nb.grid import thin_out
 CANVAS_PIXELS = 620  # longer side
 GAP_PIXELS = 8  # between the planes
 NAMES = ("XY", "XZ", "YZ")
-CROSSHAIR, BOX = (255, 210, 60), (80, 220, 255)
+AXES = ((1, 2), (0, 2), (1, 0))  # of the rows and columns of each
+CROSSHAIR, BOX = (255, 210, 60, 140), (80, 220, 255)
+AROUND = 9  # pixels: the cross leaves its voxel to be seen
 SURROUNDINGS = 255  # grey around the planes
 VIEWER_TEXT = 22  # pixels: still to be read where a narrow page shows the picture at half its size
 # Periods per voxel along z, y, x of the waves that give a cell its hue and its brightness, found by
@@ -71,7 +73,7 @@ class Layout:
     def lay_over(
         self, pixels: np.ndarray, volume: np.ndarray, point: Sequence[int], opacity: float, colours
     ) -> np.ndarray:
-        """Return the pixels of the canvas with the planes of labels or a class map over them."""
+        """Return the pixels of the canvas with the planes of labels over them; see `lay_over`."""
         covered = pixels.copy()
         for place, plane in zip(self.places, cross(volume, point), strict=True):
             covered[place] = lay_over(pixels[place], plane, opacity, colours)
@@ -145,22 +147,16 @@ def grey(values: np.ndarray, limits: Sequence[float]) -> np.ndarray:
 
 
 def lay_over(
-    pixels: np.ndarray, plane: np.ndarray, opacity: float, colours: np.ndarray | None = None
+    pixels: np.ndarray, plane: np.ndarray, opacity: float, colours: np.ndarray
 ) -> np.ndarray:
-    """Return pixels with a plane of labels (integer) or of a class map (float, 0-1) over them.
+    """Return pixels with a plane of labels, enlarged to them, in their `cell_colours` over them.
 
-    The plane is enlarged to them. `colours` are the `cell_colours` that labels need; edges of
-    cells cover twice as much as `opacity` (0-1).
+    Edges of cells cover twice as much as `opacity` (0-1).
     """
     plane = enlarge(plane, pixels.shape[:2])
-    if plane.dtype.kind == "f":
-        colour = colormaps["viridis"](plane)[..., :3] * 255
-        alpha = opacity * np.clip(plane, 0, 1)[..., None]
-    else:
-        edges = find_boundaries(plane, mode="inner")
-        colour = colours[plane]
-        alpha = (np.where(edges, min(1.0, 2 * opacity), opacity) * (plane > 0))[..., None]
-    return (1 - alpha) * pixels + alpha * colour
+    edges = find_boundaries(plane, mode="inner")
+    alpha = (np.where(edges, min(1.0, 2 * opacity), opacity) * (plane > 0))[..., None]
+    return (1 - alpha) * pixels + alpha * colours[plane]
 
 
 def planes_png(
@@ -179,10 +175,9 @@ def planes_png(
     """Draw three planes through a voxel, with crosshair, scale bar and one overlay or two, quickly.
 
     `image` is (Z, Y, X), any real dtype, drawn black and white at `limits`; the planes cross at the
-    voxel `point` (z, y, x). `left` and `right` are labels (integer, with their `cell_colours` in
-    `colours`) or class maps (float, 0-1), (Z, Y, X), on either side of the `curtain`, which hangs
-    from 0 (left edge of each plane) to 1 (right edge). `box` is a part (z, y, x) in voxels whose
-    edges are drawn.
+    voxel `point` (z, y, x). `left` and `right` are integer labels (Z, Y, X), with `cell_colours` in
+    `colours`, on either side of the `curtain`, which hangs from 0 (left edge of each plane) to 1
+    (right edge). `box` is a part (z, y, x) in voxels whose edges are drawn.
     """
     pixels = grey(layout.draw(image, point), limits)
     share = 1.0 if right is None else curtain
@@ -195,10 +190,15 @@ def planes_png(
         pixels[place] = np.concatenate([sides[0][place][:, :edge], sides[1][place][:, edge:]], 1)
         if right is not None and 0 < edge < pixels[place].shape[1]:
             pixels[place][:, edge - 1 : edge + 1] = 255
-    _draw_crosshair(pixels, point, image.shape, layout)
-    if box is not None:
-        _draw_box(pixels, box, image.shape, layout)
     picture = name_planes(pixels, layout, VIEWER_TEXT)
+    for (rows, columns), axes in zip(layout.places, AXES, strict=True):
+        corners = (columns.start, rows.start, columns.stop, rows.stop)
+        plane = picture.crop(corners)  # nothing is drawn beyond its edges
+        scale = [length / image.shape[a] for length, a in zip(plane.size[::-1], axes, strict=True)]
+        _draw_cross(plane, [int((point[a] + 0.5) * s) for a, s in zip(axes, scale, strict=True)])
+        if box is not None:
+            _draw_box(plane, [box[a] for a in axes], scale)
+        picture.paste(plane, corners)
     rows, columns = layout.places[0]
     length = round_length(columns.stop * layout.pixel_um)
     bar = (8, rows.stop - 18), length / layout.pixel_um
@@ -206,27 +206,19 @@ def planes_png(
     return png_of(picture)
 
 
-def _draw_crosshair(pixels: np.ndarray, point, shape, layout: Layout) -> None:
-    z, y, x = ((p + 0.5) / n for p, n in zip(point, shape, strict=True))
-    for place, (down, across) in zip(layout.places, ((y, x), (z, x), (y, z)), strict=True):
-        part = pixels[place]
-        rows = np.abs(np.arange(part.shape[0]) - int(down * part.shape[0]))[:, None]
-        columns = np.abs(np.arange(part.shape[1]) - int(across * part.shape[1]))
-        line = ((rows == 0) | (columns == 0)) & (rows + columns > 9)  # the voxel stays visible
-        part[line] = 0.45 * part[line] + 0.55 * np.array(CROSSHAIR)
+def _draw_cross(plane: Image.Image, place: Sequence[int]) -> None:
+    (row, column), (width, height) = place, plane.size
+    draw = ImageDraw.Draw(plane, "RGBA")
+    draw.line((0, row, column - AROUND, row), CROSSHAIR)
+    draw.line((column + AROUND, row, width, row), CROSSHAIR)
+    draw.line((column, 0, column, row - AROUND), CROSSHAIR)
+    draw.line((column, row + AROUND, column, height), CROSSHAIR)
 
 
-def _draw_box(pixels: np.ndarray, box: Sequence[slice], shape, layout: Layout) -> None:
-    for place, axes in zip(layout.places, ((1, 2), (0, 2), (1, 0)), strict=True):
-        frame = np.zeros(pixels[place].shape[:2], bool)
-        outer, inner = [], []
-        for axis, length in zip(axes, frame.shape, strict=True):
-            low, high = (round(p * length / shape[axis]) for p in (box[axis].start, box[axis].stop))
-            outer.append(slice(max(0, low), max(0, high)))
-            inner.append(slice(max(0, low + 2), max(0, high - 2)))
-        frame[tuple(outer)] = True
-        frame[tuple(inner)] = False
-        pixels[place][frame] = BOX
+def _draw_box(plane: Image.Image, box: Sequence[slice], scale: Sequence[float]) -> None:
+    top, left = (round(part.start * s) for part, s in zip(box, scale, strict=True))
+    bottom, right = (round(part.stop * s) - 1 for part, s in zip(box, scale, strict=True))
+    ImageDraw.Draw(plane).rectangle((left, top, right, bottom), outline=BOX, width=2)
 
 
 def write(

@@ -147,7 +147,7 @@ class Viewer(Panel):
         window, layout = self._window()
         row, column = down * layout.shape[0], across * layout.shape[1]
         point = list(self.point)
-        for (rows, columns), axes in zip(layout.places, ((1, 2), (0, 2), (1, 0)), strict=True):
+        for (rows, columns), axes in zip(layout.places, planes.AXES, strict=True):
             if not (rows.start <= row < rows.stop and columns.start <= column < columns.stop):
                 continue
             if wheel:
