@@ -157,21 +157,6 @@ def test_a_second_result_of_a_volume_is_shown_in_place_of_the_first(run, data):
     assert "segment repeated a.tif --set minimum_size=0.5" in words
 
 
-def test_a_run_beside_it_is_compared_where_it_has_results_of_the_same_volume(run):
-    other = shutil.copytree(run, run.with_name("other"))
-    options = json.loads((other / "settings.json").read_text(encoding="utf-8"))["options"]
-    edit(other / "settings.json", options=options | {"learning_rate": 0.125})
-    damaged = shutil.copytree(run, run.with_name("damaged"))
-    (damaged / "settings.json").write_text("{")
-    report.renew(run)
-    found = read(run)
-    assert "../other/predictions/a/" in found.words and "learning_rate=0.125" in found.words
-    assert "../other/: its training" in found.words and "damaged" not in found.words
-    edit(other / "predictions" / "a" / "result.json", sha256="of another volume")
-    report.renew(run)
-    assert "Other results" not in read(run).words
-
-
 def test_several_volumes_are_summed_up(run, data):
     (other,) = prediction.segment(run, data / "bare.tif")
     first = json.loads((run / "predictions/a/result.json").read_text(encoding="utf-8"))

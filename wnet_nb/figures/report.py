@@ -51,7 +51,7 @@ def renew(run: Path) -> Path | None:
 
 def _fill_template(run: Path) -> str:
     record, history = run_files.read_record(run), run_files.read_history(run)
-    volumes = _group_results(run)
+    volumes = _group_results(run, record["options"])
     return _template().render(
         run=run,
         name=run.resolve().name,
@@ -72,42 +72,31 @@ def _fill_template(run: Path) -> str:
     )
 
 
-def _group_results(run: Path) -> list[dict[str, Any]]:
+def _group_results(run: Path, options: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return what the template asks for of the newest result of each volume, by name.
 
-    `others` of the volume are the run's earlier ones, and those of the runs that lie beside it.
+    `others` of a volume are its earlier ones. `options` are those of the training.
     """
     groups: dict[str, list[dict[str, Any]]] = {}
-    runs = sorted(file.parent for file in run.resolve().parent.glob(f"*/{run_files.SETTINGS}"))
-    for folder in (run, *(other for other in runs if other != run.resolve())):
-        try:
-            options = run_files.read_record(folder)["options"]
-            history = run_files.read_history(folder)
-        except UserError:  # a damaged run is not the matter of this one
+    for result in reversed(Result.find_all(run)):  # the newest was last
+        facts = result.facts
+        if missing := NEEDED - set(facts):
+            lacks = f"'{result.folder}' lacks {', '.join(sorted(missing))}"
+            warnings.warn(f"the report goes without a result: {lacks}", stacklevel=2)
             continue
-        beside = "" if folder == run else f"../{folder.name}/"
-        for result in reversed(Result.find_all(folder)):  # the newest was last
-            facts = result.facts
-            if missing := NEEDED - set(facts):
-                lacks = f"'{result.folder}' lacks {', '.join(sorted(missing))}"
-                warnings.warn(f"the report goes without a result: {lacks}", stacklevel=2)
-            elif not beside or facts["sha256"] in groups:
-                one = {
-                    "result": result,
-                    "facts": facts,
-                    "scores": _read_scores(result),
-                    "run": beside,
-                    "history": history,
-                    "where": f"{beside}{run_files.PREDICTIONS}/{result.folder.name}/",
-                    "options": options | facts["settings"],
-                    "changed": _differences(facts["settings"], options),
-                }
-                groups.setdefault(facts["sha256"], []).append(one)
+        one = {
+            "result": result,
+            "facts": facts,
+            "scores": _read_scores(result),
+            "where": f"{run_files.PREDICTIONS}/{result.folder.name}/",
+            "changed": _differences(facts["settings"], options),
+        }
+        groups.setdefault(facts["sha256"], []).append(one)
     volumes = []
     for first, *others in groups.values():
         for one in others:
-            one["differs"] = _differences(one["options"], first["options"])
-        scores = (one["scores"] for one in (first, *others) if not one["run"])
+            one["differs"] = _differences(one["facts"]["settings"], first["facts"]["settings"])
+        scores = (one["scores"] for one in (first, *others))
         first |= {"others": others, "scored": next(filter(None, scores), None)}
         volumes.append(first | _measure(first))
     return sorted(volumes, key=lambda volume: volume["facts"]["name"])
