@@ -1,7 +1,7 @@
 import pytest
 
 from wnet_nb.config import DEFAULTS, names_with
-from wnet_nb.widgets.option_field import OptionField
+from wnet_nb.widgets.option_field import LINEAR, OptionField
 
 
 def field(name, value, told=None):
@@ -44,7 +44,7 @@ def test_a_slider_writes_its_value_into_the_field_and_follows_it():
     told = []
     one = field("spatial_sigma", 4.0, told)
     one.slider.value = 5.0
-    assert one.value == 5.0 and one.control.value == "5.0" and told == ["spatial_sigma"]
+    assert one.value == 5.0 and one.control.value == "5" and told == ["spatial_sigma"]
     one.control.value = "8,0"
     assert one.slider.value == 8 and told == ["spatial_sigma"] * 2
 
@@ -72,6 +72,14 @@ def test_a_slider_of_powers_of_ten_gives_three_digits():
     one = field("reconstruction_weight", 0.005)
     one.slider.value = 10**-3.98
     assert (one.value, one.control.value) == (0.000105, "0.000105")
+
+
+def test_a_slider_of_an_option_that_was_emptied_can_still_be_moved():
+    one = OptionField("cell_radius_um", 4.0, lambda: None, span=(LINEAR, 1, 9, 0.1))
+    one.control.value = ""
+    assert one.value is None and one.slider.value == 4
+    one.slider.value = 5
+    assert one.value == 5
 
 
 def test_every_option_that_is_to_be_a_slider_has_one():

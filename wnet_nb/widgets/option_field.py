@@ -44,7 +44,7 @@ class OptionField(widgets.VBox):
         span: Span | None = None,
     ) -> None:
         self.name, self.option, self._on_change = name, OPTIONS[name], on_change
-        self._value, self.fault, self._following = value, "", False
+        self._value, self.fault = value, ""
         self._span = span or SPANS.get(name)
         self.control = self._make_control("80px" if self._span else "220px")
         self.control.observe(self._take_entry, "value")
@@ -95,40 +95,35 @@ class OptionField(widgets.VBox):
             return ""
         return ",".join(map(str, value)) if isinstance(value, tuple) else f"{value}"
 
-    def _follow(self) -> None:
-        """Put the slider where the value is, or at the end that is nearest."""
-        if self.slider and self._value is not None:
-            self._following = True
-            self.slider.value = self._value
-            self._following = False
+    def _is_apart(self, position: float) -> bool:
+        """Return whether the slider stands at another step than the one nearest to the value.
 
-    def _steps(self, value: float) -> float:
-        kind, _, _, step = self._span
-        return (np.log10(value) if kind is POWERS else value) / step
+        A browser answers with a step that is next to the value it was given: that is not the user.
+        """
+        if self._value is None:
+            return True
+        kind, low, high, step = self._span
+        both = np.array([position, self._value])
+        steps = np.clip(np.log10(both) if kind is POWERS else both, low, high) / step
+        return abs(steps[1] - steps[0]) > 0.5
+
+    def _follow(self) -> None:
+        if self.slider and self._value is not None and self._is_apart(self.slider.value):
+            self.slider.value = self._value
 
     def _take_position(self, change: Mapping[str, Any]) -> None:
-        # A browser answers with the step that is next to the value it was given: not the user.
-        moved = abs(self._steps(change["new"]) - self._steps(change["old"])) > 0.5
-        if self._following or not moved:
-            return
-        whole = self.option.kind is int
-        self._take(change["new"] if whole else float(f"{change['new']:.3g}"))
-        self.control.value = self._entry()
+        if self._is_apart(change["new"]):
+            self.control.value = f"{change['new']:.3g}"
 
     def _take_entry(self, change: Mapping[str, Any]) -> None:
+        before = self._value, self.fault
         try:
-            self._take(config.parse_value(self.name, str(change["new"])))
+            self._value, fault = config.parse_value(self.name, str(change["new"])), ""
         except UserError as error:
-            self.fault = str(error)
-            self.problem.value = message(f"{error}.", RED)
-            self._on_change()
-            return
+            fault = str(error)
+        self.fault, self.problem.value = fault, message(fault and f"{fault}.", RED)
         self._follow()
-
-    def _take(self, value: Any) -> None:
-        changed = value != self._value or bool(self.fault)
-        self._value, self.fault, self.problem.value = value, "", ""
-        if changed:
+        if fault or before != (self._value, fault):
             self._on_change()
 
 
