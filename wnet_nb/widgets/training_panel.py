@@ -1,7 +1,6 @@
 """The training panel: buttons, and sliders that act while the network trains.
 
-What waits and what computes is explained in `busy_cell`, what may be pressed when in
-`training_state`, and what is seen is drawn in `training_view`.
+`busy_cell` says what waits and what computes, `training_state` what may be pressed when.
 """
 
 from __future__ import annotations
@@ -71,18 +70,10 @@ def last_trained() -> Path | str:
 
 
 class TrainingPanel(Panel):
-    """Trains in the cell that awaits `train`, and shows how it goes.
+    """Trains on `stacks` in the cell that awaits `train`, and shows how it goes.
 
-    Parameters
-    ----------
-    stacks : Stacks
-        What to train on.
-    settings : SettingsForm or Settings
-        A form is read when the training starts.
-    run : Path, optional
-        The run's folder; a new one in ``runs`` if not given.
-    guard : callable, optional
-        Gets the events of the training and passes them on.
+    A form of `settings` is read when the training starts. The `run` is a new folder in ``runs`` if
+    none is given. The `guard` gets the events of the training and passes them on.
     """
 
     last: TrainingPanel | None = None  # that trained in this kernel
@@ -107,8 +98,6 @@ class TrainingPanel(Panel):
     def _read_settings(self) -> Settings:
         return getattr(self._given, "settings", self._given)  # of a form, as it is now
 
-    # ------------------------------------------------------------------ buttons and sliders
-
     def _build(self) -> list[widgets.Widget]:
         self.buttons = {}
         for what, (words, style) in BUTTONS.items():
@@ -130,7 +119,6 @@ class TrainingPanel(Panel):
         return [row, self.view, title, *self.live.values()]
 
     def _show_buttons(self) -> None:
-        """Let only those buttons be pressed that would do something now."""
         for what, button in self.buttons.items():
             button.disabled = not self.state.may(what)
 
@@ -172,8 +160,6 @@ class TrainingPanel(Panel):
         for name, field in self.live.items():
             if field.value == getattr(before, name):
                 field.value = getattr(self._settings, name)
-
-    # ------------------------------------------------------------------ training
 
     async def check(self) -> None:
         """Take two steps on the side and say what the training will take.
@@ -284,7 +270,7 @@ class TrainingPanel(Panel):
             self._show_buttons()
 
     def _told(self, error: Exception) -> Exception:
-        """Show an error in the panel; return what the cell should raise."""
+        """Show an error; return what the cell should raise."""
         words = explain(error)
         self.view.say(words or f"Unexpected: {error!r}", RED)
         return error if words is None else UserError(words)
