@@ -8,7 +8,7 @@ from wnet_nb.cli import terminal
 
 
 def test_lines_come_once_every_ten_percent_and_not_before_something_is_done(capsys):
-    progress = terminal.Progress("steps")
+    progress = terminal.Bar("steps")
     for done in (0, 5, 9, 10, 11, 35, 36, 100):
         progress.show("working", done, 100, "note")
     said = capsys.readouterr().err.splitlines()
@@ -21,7 +21,7 @@ def test_lines_come_once_every_ten_percent_and_not_before_something_is_done(caps
 
 
 def test_what_was_done_before_says_nothing_of_the_speed(capsys):
-    progress = terminal.Progress("steps")
+    progress = terminal.Bar("steps")
     progress.show("going on", 980_000, 1_000_000)
     time.sleep(0.3)
     progress.show("going on", 980_001)

@@ -11,14 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from wnet_nb import checkpoint, config
-from wnet_nb.cli.show import (
+from wnet_nb.cli.terminal import (
+    Bar,
+    remark,
+    say,
     segment_and_show,
     segment_large_and_show,
     show_event,
     show_scores,
     show_stacks,
+    stop_between_events,
+    wrote,
 )
-from wnet_nb.cli.terminal import Progress, remark, say, stop_between_events, wrote
 from wnet_nb.config import Settings
 from wnet_nb.device import choose_device
 from wnet_nb.errors import UserError
@@ -78,7 +82,7 @@ def train(options: Namespace) -> Outcome:
 
 
 def _train(stacks: Stacks, run: Path, settings: Settings, *, resume: bool = False) -> Outcome:
-    with stop_between_events() as stopped, contextlib.closing(Progress("steps")) as bar:
+    with stop_between_events() as stopped, contextlib.closing(Bar("steps")) as bar:
 
         def observe(event: Event) -> bool:
             show_event(event, bar)
@@ -111,7 +115,7 @@ def _train(stacks: Stacks, run: Path, settings: Settings, *, resume: bool = Fals
 def segment(options: Namespace) -> Outcome:
     """Segment volumes with a model; those that fail are named and the others done."""
     changes = config.parse_assignments(options.set)
-    with contextlib.closing(Progress("B")) as bar:
+    with contextlib.closing(Bar("B")) as bar:
         fetching = partial(bar.show, "fetching the published weights")
         model = load_model(options.model, progress=fetching)
     large = {name: getattr(options, name) for name in ("scheduler", "workers", "chunk")}
@@ -177,7 +181,7 @@ def starter(options: Namespace) -> Outcome:
 
     ranges = Ranges(**_parse_ranges(options.set, vars(Ranges())))
     out, more = Path(options.out), {"steps": options.steps} if options.steps else {}
-    with contextlib.closing(Progress("done")) as bar:
+    with contextlib.closing(Bar("done")) as bar:
         for progress in make_starter(out, ranges, seed=options.seed, **more):
             loss = f"loss {progress.loss:.3f}" if math.isfinite(progress.loss) else ""
             bar.show(progress.phase, progress.done, progress.total, loss)
