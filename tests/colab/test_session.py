@@ -10,7 +10,7 @@ import tifffile
 import torch
 
 from wnet_nb import checkpoint, config
-from wnet_nb.colab.backups import FOLDER as BACKUPS
+from wnet_nb.colab.drive import STATES_FOLDER
 from wnet_nb.colab.session import EXAMPLE, LINK, OWN, Session, describe_runtime
 from wnet_nb.errors import UserError
 from wnet_nb.files.writing import write_volume
@@ -163,7 +163,7 @@ def test_a_run_never_takes_the_folder_of_another(away):
 
 
 def test_a_new_run_leaves_the_states_of_earlier_runs_on_drive_alone(on_colab, monkeypatch):
-    states = on_colab.drive / "wnet_nb" / BACKUPS
+    states = on_colab.drive / "wnet_nb" / STATES_FOLDER
     states.mkdir(parents=True)
     (states / "mine step 00000002.zip").write_text("of an earlier runtime")
     session = Session(use_drive=True)

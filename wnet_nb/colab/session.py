@@ -17,8 +17,7 @@ import torch
 from tqdm import tqdm
 
 from wnet_nb import checkpoint, config
-from wnet_nb.colab.backups import Backups
-from wnet_nb.colab.drive import bring, copy_verified, fetch_volumes, pack
+from wnet_nb.colab.drive import Backups, bring, copy_verified, fetch_volumes, pack
 from wnet_nb.config import Settings
 from wnet_nb.errors import UserError
 from wnet_nb.files.download import Progress
