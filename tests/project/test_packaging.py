@@ -21,18 +21,6 @@ NOT_IMPORTED = {
     "ipywidgets": "the sliders and the dashboard of the notebooks",
     "gdown": "the Drive links that the Colab notebook takes",
 }
-# Spelt in parts, so that this file does not hold what it looks for.
-INDEX_HOSTS = [
-    ".".join(parts)
-    for parts in (
-        ("pypi", "org"),
-        ("pythonhosted", "org"),
-        ("download", "pytorch", "org"),
-        ("npmjs", "org"),
-        ("deb", "debian", "org"),
-    )
-]
-MACHINE_PATHS = [f"/{folder}/" for folder in ("work", "root")] + ["/home/" + "runner"]
 
 
 def requirements():
@@ -57,18 +45,6 @@ def imported_by_the_package():
             elif isinstance(node, ast.ImportFrom) and not node.level:
                 names.add(node.module.partition(".")[0])
     return names - set(sys.stdlib_module_names) - {"wnet_nb"}
-
-
-def project_files():
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    if listed.returncode != 0:
-        pytest.skip("this is no git checkout, so nothing says which files belong to the project")
-    return [ROOT / name for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()]
 
 
 def loaded_by(statement):
@@ -113,16 +89,6 @@ def test_the_changelog_begins_with_the_version_of_the_package():
     changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     versions = re.findall(r"^## \[(\d[^\]]*)\]", changelog, flags=re.MULTILINE)
     assert versions[0] == wnet_nb.__version__
-
-
-def test_no_file_names_a_package_index_or_a_path_of_one_machine():
-    found = []
-    for file in project_files():
-        text = file.read_bytes().decode("utf-8", errors="ignore")
-        found += [
-            f"{file.relative_to(ROOT)}: {w}" for w in INDEX_HOSTS + MACHINE_PATHS if w in text
-        ]
-    assert found == []
 
 
 def test_every_module_and_the_package_stay_within_their_line_budget():
