@@ -86,8 +86,9 @@ def test_the_picture_of_the_viewer_has_an_overlay_on_either_side_of_the_curtain(
     labels = np.ones(image.shape, np.int32)
     layout = planes.Layout.of(image.shape, (1, 1, 1))
     options = {"limits": (0, 1), "opacity": 1.0, "curtain": 0.5}
-    options["colours"] = (planes.cell_colours(labels),) * 2
-    png = planes.planes_png(image, (12, 12, 12), layout, left=labels, right=labels * 0, **options)
+    colours = planes.cell_colours(labels)
+    options |= {"left": (labels, colours), "right": (labels * 0, colours)}
+    png = planes.planes_png(image, (12, 12, 12), layout, **options)
     seen = imread(BytesIO(png))[..., :3].astype(int)
     rows, columns = layout.places[0]
     quarter = (columns.stop - columns.start) // 4

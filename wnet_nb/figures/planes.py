@@ -34,6 +34,8 @@ VIEWER_TEXT = 22  # pixels: still to be read where a narrow page shows the pictu
 # trying: neighbours 8 to 34 voxels apart look different, a centre that moves by one voxel does not.
 WAVES = np.array([(0.0223, -0.0217, -0.0235), (0.0499, 0.0574, -0.0557)])
 
+Overlay = tuple[np.ndarray, np.ndarray]  # integer labels (Z, Y, X), and their `cell_colours`
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -165,9 +167,8 @@ def planes_png(
     layout: Layout,
     *,
     limits: tuple[float, float],
-    left: np.ndarray | None = None,
-    right: np.ndarray | None = None,
-    colours: tuple[np.ndarray | None, np.ndarray | None] = (None, None),
+    left: Overlay | None = None,
+    right: Overlay | None = None,
     opacity: float = 0.45,
     curtain: float = 1.0,
     box: Sequence[slice] | None = None,
@@ -175,15 +176,14 @@ def planes_png(
     """Draw three planes through a voxel, with crosshair, scale bar and one overlay or two, quickly.
 
     `image` is (Z, Y, X), any real dtype, drawn black and white at `limits`; the planes cross at the
-    voxel `point` (z, y, x). `left` and `right` are integer labels (Z, Y, X), with `cell_colours` in
-    `colours`, on either side of the `curtain`, which hangs from 0 (left edge of each plane) to 1
-    (right edge). `box` is a part (z, y, x) in voxels whose edges are drawn.
+    voxel `point` (z, y, x). `left` and `right` are on either side of the `curtain`, which hangs
+    from 0 (left edge of each plane) to 1 (right edge). The edges of the part `box` are drawn.
     """
     pixels = grey(layout.draw(image, point), limits)
     share = 1.0 if right is None else curtain
     sides = [
-        pixels if volume is None else layout.lay_over(pixels, volume, point, opacity, known)
-        for volume, known in zip((left, right), colours, strict=True)
+        pixels if side is None else layout.lay_over(pixels, side[0], point, opacity, side[1])
+        for side in (left, right)
     ]
     for place in layout.places:
         edge = round(pixels[place].shape[1] * share)

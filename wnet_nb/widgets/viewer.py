@@ -184,7 +184,7 @@ class Viewer(Panel):
         window = planes.window_around(self.point, shape, self.image.shape)
         return window, planes.Layout.of(shape, self.voxel_size_um)
 
-    def _colours_of(self, name: str) -> np.ndarray | None:
+    def _overlay(self, name: str, window: tuple[slice, ...]) -> planes.Overlay | None:
         if name not in self.overlays:
             return None
         if name not in self._colours:
@@ -193,25 +193,23 @@ class Viewer(Panel):
         if overlay == name and 0 < cell < len(colours):
             colours = colours.copy()
             colours[cell] = CHOSEN
-        return colours
+        return self.overlays[name][window], colours
 
     def _draw(self, _: object = None) -> None:
         if self._moving:
             return
         window, layout = self._window()
-        names, box = (self.left.value, self.right.value), self._box
+        box = self._box
         if box is not None:
             edges = zip(box, window, strict=True)
             box = [slice(b.start - w.start, b.stop - w.start) for b, w in edges]
-        left, right = (self.overlays[n][window] if n in self.overlays else None for n in names)
         self.picture.value = planes.planes_png(
             self.image[window],
             [p - part.start for p, part in zip(self.point, window, strict=True)],
             layout,
             limits=self.contrast.value,
-            left=left,
-            right=right,
-            colours=(self._colours_of(names[0]), self._colours_of(names[1])),
+            left=self._overlay(self.left.value, window),
+            right=self._overlay(self.right.value, window),
             opacity=self.opacity.value,
             curtain=self.curtain.value,
             box=box,
