@@ -209,7 +209,7 @@ def test_a_model_on_drive_is_used_and_its_results_stay_local(on_colab):
     checkpoint.save_cellseg3d_weights(model, WNet3D(2, base_channels=4))
     trained = session.open_model("net.pth")
     assert trained.run == on_colab.disk / "results" / "net"
-    assert trained.model.settings.base_channels == 4
+    assert trained.source.settings.base_channels == 4
     write_image(on_colab.drive / "new" / "a.tif")
     assert session.choose_images("new").stack.source.is_relative_to(on_colab.disk)
 

@@ -36,8 +36,8 @@ def run_panel(stacks, settings, act):
 
 
 def test_training_returns_the_model_and_leaves_its_folder(trained):
-    assert trained.finished and len(trained.history) == 2
-    assert checkpoint.load_checkpoint(trained.run).settings == trained.model.settings
+    assert len(trained.history) == 2
+    assert checkpoint.load_checkpoint(trained.run).settings == trained.source.settings
     assert trained.advice
 
 
@@ -83,7 +83,7 @@ def test_a_live_change_is_marked_at_the_step_the_trainer_took_it_up(train):
     taken = dict(re.findall(r"step (\d+): ([^|]+?)(?: \||$)", recorded))
     assert {str(step): words for step, words in panel.view.changes.items()} == taken
     assert "reconstruction_weight=0.1" in recorded and "radius=3" in recorded
-    assert result.model.settings.radius == 3
+    assert result.source.settings.radius == 3
 
 
 def test_stop_keeps_a_model_that_segments(train, stacks):
@@ -92,7 +92,7 @@ def test_stop_keeps_a_model_that_segments(train, stacks):
         panel.buttons["stop"].click()
 
     panel, result = train(user, epochs=5000)
-    assert not result.finished
+    assert panel.state.phase == "stopped"
     assert "Stopped" in panel.view.status.value
     (found,) = segment(result.run, stacks)
     assert found.labels().shape == stacks[0].shape
@@ -137,7 +137,7 @@ def test_its_cell_run_again_after_the_end_leaves_it_as_it_is_until_it_is_extende
 
     first, again, longer = run_panel(stacks, settings, act)
     assert (len(first.history), len(again.history), len(longer.history)) == (2, 2, 3)
-    assert longer.run == again.run == first.run and longer.finished
+    assert longer.run == again.run == first.run
     assert longer.history[:2] == first.history == again.history
 
 
@@ -146,11 +146,11 @@ def test_its_cell_run_again_after_a_stop_goes_on_from_there(stacks, settings):
         cell = asyncio.ensure_future(panel.train())
         await until(lambda: last_step(panel) >= 2)
         panel.buttons["stop"].click()
-        stopped = await cell
-        return stopped.finished, await panel.train()
+        await cell
+        return panel.state.phase, await panel.train()
 
-    finished, longer = run_panel(stacks, settings.replace(patches_per_volume=40), act)
-    assert not finished and longer.finished and len(longer.history) == 2
+    phase, longer = run_panel(stacks, settings.replace(patches_per_volume=40), act)
+    assert phase == "stopped" and len(longer.history) == 2
 
 
 def test_extend_while_it_trains_goes_on_in_the_same_run(train):
@@ -159,8 +159,9 @@ def test_extend_while_it_trains_goes_on_in_the_same_run(train):
         panel.more.value = 1
         panel.buttons["extend"].click()
 
-    _, result = train(user)
-    assert [row["epoch"] for row in result.history] == [1, 2, 3] and result.finished
+    panel, result = train(user)
+    assert [row["epoch"] for row in result.history] == [1, 2, 3]
+    assert panel.state.phase == "finished"
 
 
 def test_a_second_training_takes_a_second_folder(train):

@@ -165,7 +165,7 @@ class Session:
             new = free_name(self.home / "results" / Path(path).stem)
             run = self.results.setdefault(str(path), new)
         run.mkdir(parents=True, exist_ok=True)
-        return Trained(run, loaded, tuple(loaded.history), True)
+        return Trained(run, loaded)
 
     def save(self, *, download: bool) -> str:
         """Copy all results to new folders on Drive, and as zips to the browser; say where."""

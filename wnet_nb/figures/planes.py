@@ -218,7 +218,8 @@ def _draw_cross(plane: Image.Image, place: Sequence[int]) -> None:
 def _draw_box(plane: Image.Image, box: Sequence[slice], scale: Sequence[float]) -> None:
     top, left = (round(part.start * s) for part, s in zip(box, scale, strict=True))
     bottom, right = (round(part.stop * s) - 1 for part, s in zip(box, scale, strict=True))
-    ImageDraw.Draw(plane).rectangle((left, top, right, bottom), outline=BOX, width=2)
+    corners = (left, top, max(left, right), max(top, bottom))  # of an empty box, one line
+    ImageDraw.Draw(plane).rectangle(corners, outline=BOX, width=2)
 
 
 def write(

@@ -20,7 +20,6 @@ from wnet_nb.config import OPTIONS, Settings, names_with
 from wnet_nb.errors import UserError, explain
 from wnet_nb.events import Controls, EpochEnd, Event, Started, StepEnd
 from wnet_nb.figures.curves import read_losses
-from wnet_nb.files.run_files import read_history
 from wnet_nb.jobs.models import load_model
 from wnet_nb.jobs.stacks import Stacks
 from wnet_nb.jobs.train import estimate_training, measure_patch, train_events
@@ -45,22 +44,20 @@ BUTTONS = {  # what is asked for: what the button says, and its colour
 
 @dataclass(frozen=True)
 class Trained:
-    """A model that was trained to its end, or stopped and kept (then `finished` is False)."""
+    """A model, the `source` for `find_cells`, and the folder that its results go to."""
 
     run: Path
-    model: Checkpoint
-    history: tuple[dict[str, Any], ...]  # rows of history.csv
-    finished: bool
+    source: Checkpoint
 
     @property
-    def source(self) -> Checkpoint:
-        """The model, for `find_cells`."""
-        return self.model
+    def history(self) -> list[dict[str, Any]]:
+        """Rows of history.csv."""
+        return self.source.history
 
     @property
     def advice(self) -> str:
         """What the loss curves say."""
-        return "\n".join(read_losses(self.history, self.model.settings))
+        return "\n".join(read_losses(self.history, self.source.settings))
 
 
 def last_trained() -> Path | str:
@@ -214,8 +211,7 @@ class TrainingPanel(Panel):
         """The model as this training left it; a cell that asks too early stops in one sentence."""
         if not self.has_model:
             raise UserError("There is no model yet: nothing was trained in this panel.")
-        history = tuple(read_history(self.run))
-        return Trained(self.run, load_model(self.run), history, self.state.phase == "finished")
+        return Trained(self.run, load_model(self.run))
 
     async def _train(self) -> None:
         state = self.state
