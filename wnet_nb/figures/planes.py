@@ -106,8 +106,8 @@ def enlarge(plane: np.ndarray, shape: Sequence[int]) -> np.ndarray:
 
 def window_around(
     point: Sequence[int], size: Sequence[int], shape: Sequence[int]
-) -> tuple[slice, slice, slice]:
-    """Return the part of a volume of `shape`, `size` voxels large, with a voxel in its middle."""
+) -> tuple[slice, ...]:
+    """Return the part of an image of `shape`, `size` voxels large, with a voxel in its middle."""
     window = []
     for p, n, have in zip(point, size, shape, strict=True):
         start = max(0, min(p - n // 2, have - n))

@@ -13,7 +13,7 @@ from wnet_nb.cells.outlines import Instances
 from wnet_nb.cells.scores import match_instances
 from wnet_nb.data import Prepared
 from wnet_nb.errors import UserError
-from wnet_nb.figures import curves
+from wnet_nb.figures import curves, planes
 from wnet_nb.jobs.models import find_cells, load_model, predict_classes
 from wnet_nb.jobs.stacks import Stacks
 from wnet_nb.widgets import remembered
@@ -137,14 +137,13 @@ class CellTuner(Panel):
 
 def _crop(prepared: Prepared, image: np.ndarray) -> tuple[Prepared, tuple[slice, ...]]:
     """Return the liveliest part of a prepared volume, and where it lies in the image."""
-    array, whole = prepared.array, np.array(prepared.array.shape)
-    size = np.minimum(whole, np.maximum(1, CROP_VOXELS // np.array(prepared.factors)))
+    array = prepared.array
+    size = np.minimum(array.shape, np.maximum(1, CROP_VOXELS // np.array(prepared.factors)))
     thin = array[::4, ::4, ::4].astype(np.float32)
     window = np.maximum(1, size // 4)
     lively = ndimage.uniform_filter(thin**2, window) - ndimage.uniform_filter(thin, window) ** 2
     middle = 4 * np.array(np.unravel_index(lively.argmax(), thin.shape))
-    corner = np.clip(middle - size // 2, 0, whole - size)
-    part = tuple(slice(int(c), int(c + s)) for c, s in zip(corner, size, strict=True))
+    part = planes.window_around(middle.tolist(), size.tolist(), array.shape)
     place = tuple(
         slice(s.start * f, min(s.stop * f, n))
         for s, f, n in zip(part, prepared.factors, image.shape, strict=True)
