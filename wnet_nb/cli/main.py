@@ -4,8 +4,6 @@ Results go to stdout (with ``--json`` as JSON), progress and errors to stderr; e
 line that says what, where and what to do.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import io

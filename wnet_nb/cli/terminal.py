@@ -1,7 +1,5 @@
 """What the command line shows: lines, a bar with the time left, and what comes of each verb."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import signal

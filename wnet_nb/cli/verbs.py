@@ -1,7 +1,5 @@
 """The verbs of the command line: each does its job, says what it wrote, and returns its result."""
 
-from __future__ import annotations
-
 import contextlib
 import math
 import time

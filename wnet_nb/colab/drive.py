@@ -1,7 +1,5 @@
 """Data brought to the local disk once; results and states copied to Drive and read back."""
 
-from __future__ import annotations
-
 import glob
 import hashlib
 import os

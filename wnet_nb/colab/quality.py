@@ -1,7 +1,5 @@
 """The folder ``Quality Control`` of a run, as users of ZeroCostDL4Mic know it."""
 
-from __future__ import annotations
-
 import csv
 import platform
 import shutil

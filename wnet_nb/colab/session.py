@@ -4,8 +4,6 @@ Work is done on the local disk. Drive gets finished files only, under new names,
 after writing. Everywhere else the same calls work without Drive.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager

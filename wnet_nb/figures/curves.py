@@ -3,8 +3,6 @@
 Every `plot_` returns a Figure of its own and shows nothing; `figure_png` turns one into bytes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from typing import Any

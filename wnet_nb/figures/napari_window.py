@@ -1,7 +1,5 @@
 """A volume and its cells in a window of napari, where that is installed."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -3,8 +3,6 @@
 They are drawn pixel by pixel, which keeps lines sharp.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from typing import Any

@@ -4,14 +4,13 @@ The pictures of `overlay` and the viewer of the notebook both draw with what is 
 (rows, columns, 3), red, green and blue in 0-255.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from io import BytesIO
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from matplotlib import colormaps, get_data_path
@@ -50,7 +49,7 @@ class Layout:
     @classmethod
     def of(
         cls, shape: Sequence[int], voxel_size_um: Sequence[float], pixels: int = CANVAS_PIXELS
-    ) -> Layout:
+    ) -> Self:
         """Return the layout for a volume of `shape` (Z, Y, X) whose longer side has `pixels`."""
         z, y, x = (n * s for n, s in zip(shape, voxel_size_um, strict=True))
         pixel = (max(x, y) + z) / (pixels - GAP_PIXELS)

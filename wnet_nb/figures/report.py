@@ -4,8 +4,6 @@ Everything on it is read from the run's folder, so it can be made again at any t
 stands in the template report.html beside this module; here is what the template is filled with.
 """
 
-from __future__ import annotations
-
 import json
 import shlex
 import warnings

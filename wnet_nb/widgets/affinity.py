@@ -1,7 +1,5 @@
 """The picture beside the N-cut options: what they mean on the user's own image."""
 
-from __future__ import annotations
-
 import numpy as np
 from scipy import ndimage
 

@@ -7,8 +7,6 @@ loop: widgets set from a thread do not redraw on Colab. While the cell waits, `D
 and sliders in. The interrupt button is a wish to stop, as Stop is, so that the state kept is whole.
 """
 
-from __future__ import annotations
-
 import asyncio
 import inspect
 import signal

@@ -1,7 +1,5 @@
 """The cells of a volume one by one, bound to a viewer: row and cell are chosen together."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from html import escape
 from typing import Any

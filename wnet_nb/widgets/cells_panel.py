@@ -1,7 +1,5 @@
 """Cells in the notebook: find them in whole volumes, look at them, and score them."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Mapping, Sequence
 from functools import partial

@@ -1,7 +1,5 @@
 """How far the segmentation of a volume larger than memory is, chunk by chunk."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from tqdm.auto import tqdm

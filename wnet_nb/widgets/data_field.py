@@ -1,13 +1,11 @@
 """The field for a file or folder, which answers at once what was found there."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 from dataclasses import replace
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from urllib.parse import unquote
 
 import ipywidgets as widgets
@@ -39,7 +37,7 @@ class DataField(Panel):
         path: str | Path | None = None,
         labels: str | Path | None = None,
         *,
-        like: DataField | None = None,
+        like: Self | None = None,
         part: str = "data",
     ) -> None:
         nothing = {"path": EXAMPLE, "labels": "", "slices": False}

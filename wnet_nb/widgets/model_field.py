@@ -1,7 +1,5 @@
 """The field for the network to use: a run of yesterday, a weights file, or one of three words."""
 
-from __future__ import annotations
-
 from datetime import datetime
 from html import escape
 from pathlib import Path

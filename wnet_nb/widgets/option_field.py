@@ -1,7 +1,5 @@
 """One option as a field: built from `config`, so no default, limit or help is written twice."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from html import escape
 from typing import Any

@@ -1,7 +1,5 @@
 """The form of all options, with presets, and a picture of what the N-cut options mean."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

@@ -3,8 +3,6 @@
 That is so on a code-hosting page, and in a notebook that is opened again without its kernel.
 """
 
-from __future__ import annotations
-
 import base64
 import re
 from collections.abc import Callable, Sequence

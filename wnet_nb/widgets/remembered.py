@@ -1,7 +1,5 @@
 """What was filled in last, in a small file in the user's folder: it stays after a restart."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 from pathlib import Path

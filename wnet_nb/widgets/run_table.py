@@ -1,7 +1,5 @@
 """Networks side by side: what was set differently, what came of it, and how they were trained."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path

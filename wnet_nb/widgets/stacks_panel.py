@@ -1,7 +1,5 @@
 """Look at the volumes in the notebook, and write a part of one as a TIFF of its own."""
 
-from __future__ import annotations
-
 import itertools
 from pathlib import Path
 

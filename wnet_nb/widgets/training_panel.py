@@ -3,14 +3,12 @@
 `busy_cell` says what waits and what computes, `training_state` what may be pressed when.
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import ipywidgets as widgets
 
@@ -73,7 +71,7 @@ class TrainingPanel(Panel):
     none is given. The `guard` gets the events of the training and passes them on.
     """
 
-    last: TrainingPanel | None = None  # that trained in this kernel
+    last: Self | None = None  # that trained in this kernel
 
     def __init__(
         self,

@@ -1,7 +1,5 @@
 """Where a training stands, and what may be asked of it there; knows no widget and no network."""
 
-from __future__ import annotations
-
 from wnet_nb.errors import UserError
 
 MAY = {  # what may be asked for in each phase

@@ -1,7 +1,5 @@
 """What a training shows: curves, previews with the cells found, and what was changed on the way."""
 
-from __future__ import annotations
-
 import re
 import time
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """Sliders for how cells are cut out, live on a crop of the user's volumes."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A viewer of volumes: three planes at true proportions with a shared crosshair and overlays."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
