@@ -3,7 +3,7 @@
 import pytest
 
 from wnet_nb.errors import UserError
-from wnet_nb.widgets.training_state import MAY, TrainingState
+from wnet_nb.widgets.training_state import NEXT, TrainingState
 
 ASKED = ("check", "start", "pause", "resume", "stop", "snapshot", "extend")
 
@@ -33,7 +33,7 @@ def test_nothing_can_be_started_while_the_check_is_on():
     assert state.phase == "checking"
 
 
-@pytest.mark.parametrize("phase", MAY)
+@pytest.mark.parametrize("phase", NEXT)
 def test_what_may_not_be_asked_for_is_refused_and_changes_nothing(phase):
     for asked in ASKED:
         state = state_in(phase)

@@ -2,14 +2,19 @@
 
 from wnet_nb.errors import UserError
 
-MAY = {  # what may be asked for in each phase
-    "idle": {"check", "start"},
-    "checking": set(),
-    "training": {"pause", "stop", "snapshot", "extend"},
-    "paused": {"resume", "stop", "extend"},
-    "stopping": set(),
-    "stopped": {"check", "start", "extend"},
-    "finished": {"extend"},
+NEXT = {  # the phase after each thing that may be asked for
+    "idle": {"check": "checking", "start": "training"},
+    "checking": {},
+    "training": {
+        "pause": "paused",
+        "stop": "stopping",
+        "snapshot": "training",
+        "extend": "training",
+    },
+    "paused": {"resume": "training", "stop": "stopping", "extend": "paused"},
+    "stopping": {},
+    "stopped": {"check": "checking", "start": "training", "extend": "stopped"},
+    "finished": {"extend": "stopped"},
 }
 GOING = ("training", "paused", "stopping")
 
@@ -22,23 +27,19 @@ class TrainingState:
 
     def may(self, what: str) -> bool:
         """Return whether something may be asked for now."""
-        return what in MAY[self.phase] and (what != "extend" or self.begun)
+        return what in NEXT[self.phase] and (what != "extend" or self.begun)
 
     def ask(self, what: str, epochs: int = 0) -> None:
-        """Ask for a word of `MAY`; UserError, and the state is as before, if that cannot be now.
+        """Ask for a word of `NEXT`; UserError, and the state is as before, if that cannot be now.
 
         `epochs` are those to extend by: from the last one asked for while it trains, else from the
         last one that is over; then the training can be started again.
         """
         if not self.may(what):
             raise UserError(f"'{what}' is not possible now: the training is {self.phase}")
-        if what == "extend" and self.phase in GOING:
-            self.epochs += epochs
-        elif what == "extend":
-            self.epochs, self.phase = self.done + epochs, "stopped"
-        elif what != "snapshot":
-            phases = {"check": "checking", "pause": "paused", "stop": "stopping"}
-            self.phase = phases.get(what, "training")
+        if what == "extend":
+            self.epochs = epochs + (self.epochs if self.phase in GOING else self.done)
+        self.phase = NEXT[self.phase][what]
 
     def end(self) -> None:
         """Note that the work has ended, whether it was done, stopped or broken off."""
