@@ -34,20 +34,10 @@ async def find_cells(
 ) -> list[Result]:
     """Find the cells of whole volumes and write them; shows a progress bar and what was written.
 
-    Parameters
-    ----------
-    network : ModelField, TrainingPanel, Trained, or what `jobs.models.load_model` takes
-    stacks : Stacks
-    changes : mapping, optional
-        Options of the segmentation, such as `CellTuner.changes`.
-    folder : str or Path, optional
-        Where the results go, one folder each; see `jobs.segment.segment`.
-
-    Returns
-    -------
-    list of Result
-        Of the volumes that worked; the panel names the others with the reason. Without any, the
-        cell stops here (`UserError`).
+    `network` is a ModelField, TrainingPanel or Trained, or what `jobs.models.load_model` takes;
+    `changes` are options of the segmentation, such as `CellTuner.changes`; the results go to
+    `folder`, as in `jobs.segment.segment`. Returned are those of the volumes that worked; the panel
+    names the others with the reason. Without any, a UserError stops the cell.
     """
     bar = widgets.FloatProgress(min=0, max=len(stacks), layout={"width": "98%"})
     status, lines = widgets.HTML(), widgets.HTML()

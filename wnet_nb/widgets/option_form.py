@@ -37,7 +37,7 @@ class SettingsForm(Panel):
         *,
         on_preset: Callable[[Settings], None] | None = None,
     ) -> None:
-        self._base, self._on_preset, self._quiet = settings, on_preset, True
+        self._base, self._on_preset, self._quiet = settings, on_preset, False
         self._given = {n: v for n, v in settings.as_dict().items() if n not in WITH_DATA}
         self.fields = {
             name: OptionField(name, getattr(settings, name), self._changed) for name in self._given
@@ -57,7 +57,6 @@ class SettingsForm(Panel):
             lambda: self.affinity.value,
         )
         self._recall()
-        self._quiet = False
         self._changed()
 
     def _recall(self) -> None:
@@ -94,8 +93,6 @@ class SettingsForm(Panel):
         return tab
 
     def _changed(self) -> None:
-        if self._quiet:
-            return
         try:
             settings = self.settings
         except UserError as error:
@@ -126,10 +123,8 @@ class SettingsForm(Panel):
         except UserError as error:  # of a run of another version
             self.note.value = message(f"{error}.", RED)
             return
-        self._quiet = True
         for name, field in self.fields.items():
             field.value = getattr(settings, name)
-        self._quiet = False
         self._changed()
         self.note.value = message(f"The options of '{change['new']}' are set.")
         if self._on_preset:

@@ -68,7 +68,8 @@ class Viewer(Panel):
             widgets.IntSlider(p, 0, n - 1, description=axis, layout=SLIDER)
             for axis, p, n in zip("zyx", point, self.image.shape, strict=True)
         )
-        low, high = _grey_range(self.image)
+        sample = np.asarray(thin_out(self.image, 500_000), np.float32)
+        low, high = np.nanpercentile(sample, (0.5, 99.8))
         span = max(high - low, 1e-6)
         self.contrast = widgets.FloatRangeSlider(
             value=(low, high),
@@ -138,8 +139,6 @@ class Viewer(Panel):
         self._box = box
         self._draw()
 
-    # ------------------------------------------------------------------ the mouse
-
     def _take_hand(self, change: Mapping[str, Any]) -> None:
         across, down, wheel, _ = (float(word) for word in change["new"].split())
         window, layout = self._window()
@@ -173,8 +172,6 @@ class Viewer(Panel):
             self.choose(name, cell)
             if self.on_cell:
                 self.on_cell(name, cell)
-
-    # ------------------------------------------------------------------ the picture
 
     def _window(self) -> tuple[tuple[slice, ...], planes.Layout]:
         """Return the part of the volume that is shown, and the layout of its planes."""
@@ -252,9 +249,3 @@ def true_overlay(stack: Stack) -> dict[str, np.ndarray]:
     """Return the true labels of a volume as an overlay; nothing without."""
     truth = stack.truth
     return {} if truth is None else {TRUTH: truth}
-
-
-def _grey_range(image: np.ndarray) -> tuple[float, float]:
-    sample = np.asarray(thin_out(image, 500_000), np.float32)
-    low, high = np.nanpercentile(sample, (0.5, 99.8))
-    return float(low), float(max(high, low + 1e-6))
