@@ -10,20 +10,3 @@ from wnet_nb.widgets.stacks_panel import view_stacks
 from wnet_nb.widgets.training_panel import Trained, TrainingPanel, last_trained
 from wnet_nb.widgets.tuner import CellTuner
 from wnet_nb.widgets.viewer import Viewer
-
-__all__ = [
-    "CellTuner",
-    "ChunkBar",
-    "DataField",
-    "ModelField",
-    "SettingsForm",
-    "Trained",
-    "TrainingPanel",
-    "Viewer",
-    "compare_runs",
-    "find_cells",
-    "last_trained",
-    "show_scores",
-    "view_cells",
-    "view_stacks",
-]
