@@ -4,8 +4,6 @@ A run folder holds full states (to go on training) and ``weights.safetensors`` (
 Files appear under their names only when they are whole.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -4,8 +4,6 @@ Sliders, the command line, the README table and the errors all read from here. T
 those of the CellSeg3D guide.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import difflib
 import json
@@ -15,7 +13,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from wnet_nb.errors import UserError
 
@@ -329,7 +327,7 @@ class Settings:
         size = self.patch_size
         return size if isinstance(size, tuple) else (size, size, size)
 
-    def replace(self, /, **changes: Any) -> Settings:
+    def replace(self, /, **changes: Any) -> Self:
         """Return a copy with some options changed; UserError as from `check_value`."""
         for name in changes:
             _find_option(name)

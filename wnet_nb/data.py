@@ -4,8 +4,6 @@ Preparation makes one small network fit very different stacks: voxels are averag
 about four voxels in radius, and the background is taken away at the scale of the cells.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

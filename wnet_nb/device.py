@@ -1,7 +1,5 @@
 """Where the network computes, in which number format, and how much memory that took."""
 
-from __future__ import annotations
-
 import functools
 import sys
 

@@ -3,8 +3,6 @@
 `remarks` are sentences for the user: what was done otherwise than asked, and why.
 """
 
-from __future__ import annotations
-
 import threading
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Volumes on coarser and finer grids: block means, interpolation, thinning, padding, and blobs."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

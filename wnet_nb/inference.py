@@ -1,7 +1,5 @@
 """A volume of any size to class probabilities, in overlapping tiles blended smoothly."""
 
-from __future__ import annotations
-
 import contextlib
 import gc
 import itertools

@@ -1,7 +1,5 @@
 """The network with its optimiser: one training step, and the state to keep and to go back to."""
 
-from __future__ import annotations
-
 import copy
 import math
 from typing import Any

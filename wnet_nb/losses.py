@@ -1,7 +1,5 @@
 """The losses of WNet3D: soft N-cut in two forms, reconstruction, and their weighted sum."""
 
-from __future__ import annotations
-
 import functools
 import itertools
 import math

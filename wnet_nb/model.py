@@ -3,8 +3,6 @@
 Layer names and shapes are those of a published CellSeg3D state dict.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -4,8 +4,6 @@ To stop is to stop iterating: closing the generator writes a full state, and a r
 goes on with the same numbers, because every step draws its chance from (seed, step) alone.
 """
 
-from __future__ import annotations
-
 import time
 import warnings
 from collections.abc import Generator, Iterator, Sequence

@@ -1,7 +1,5 @@
 """Files that are whole or not there: written under a hidden name, then renamed."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import os

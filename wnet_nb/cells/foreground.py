@@ -1,7 +1,5 @@
 """Which classes of a network are cells: its classes come in arbitrary order."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from wnet_nb.cells.seeds import SEED_SIGMA

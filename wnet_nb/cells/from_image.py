@@ -3,8 +3,6 @@
 This is all there is without a network that knows cells; lengths follow from the cell radius.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import numpy as np

@@ -5,8 +5,6 @@ cell ends better than any level of brightness does. How far a cell must stand ou
 around it, though, only the image at hand can tell: its dark spots do (`seeds.Ground`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import numpy as np

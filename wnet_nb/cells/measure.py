@@ -1,7 +1,5 @@
 """One row of numbers for every cell: place, size, shape and brightness, with units in the names."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -6,8 +6,6 @@ volumes are worked on in blocks that overlap by several cell radii; a cell belon
 its seed.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

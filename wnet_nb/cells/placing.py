@@ -1,7 +1,5 @@
 """Where simulated cells lie and which voxels they fill: warped ellipsoids that may touch."""
 
-from __future__ import annotations
-
 import numpy as np
 from scipy.spatial import cKDTree
 

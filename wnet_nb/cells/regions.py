@@ -1,7 +1,5 @@
 """A volume in blocks: where each lies, what lies around it, and the cells that were found in it."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 Every matching is one-to-one and optimal (never greedy), so a score does not depend on label order.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 

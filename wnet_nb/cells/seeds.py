@@ -3,8 +3,6 @@
 No threshold is given: dark spots, which no cell makes, say how strong a bright one must be.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

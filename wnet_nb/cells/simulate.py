@@ -4,8 +4,6 @@ Domain randomisation (as AnyStar, Dey et al., WACV 2024): every property of cell
 microscope is drawn from a range wider than any one real stack, so that real stacks lie inside.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from dataclasses import dataclass
 from typing import NamedTuple

@@ -4,8 +4,6 @@ All of it is background to a network that learns from simulated volumes, and mos
 a finder of bright blobs. Brightness is relative: 1 is a cell of median brightness.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Archives unpacked without trust: plain files only, all inside a new folder, within limits."""
 
-from __future__ import annotations
-
 import gzip
 import shutil
 import stat

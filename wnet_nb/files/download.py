@@ -4,8 +4,6 @@ Nothing is believed that a server says of a file: content is told by its first b
 counted while they arrive, and a refused file leaves nothing behind.
 """
 
-from __future__ import annotations
-
 import re
 import time
 from collections.abc import Callable, Sequence

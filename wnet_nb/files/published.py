@@ -3,8 +3,6 @@
 No hash of them is published, so the one of the first receipt is recorded and holds from then on.
 """
 
-from __future__ import annotations
-
 import tempfile
 from pathlib import Path
 

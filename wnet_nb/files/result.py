@@ -3,8 +3,6 @@
 It appears under its name when everything is in it, and never replaces an older one.
 """
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import json
@@ -15,7 +13,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from filelock import FileLock
@@ -46,12 +44,12 @@ class Result:
         self.folder = Path(folder)
 
     @classmethod
-    def find_all(cls, run: str | Path) -> list[Result]:
+    def find_all(cls, run: str | Path) -> list[Self]:
         """Return the results in the ``predictions`` of a run, as `find_in` does."""
         return cls.find_in(Path(run) / PREDICTIONS)
 
     @classmethod
-    def find_in(cls, folder: str | Path) -> list[Result]:
+    def find_in(cls, folder: str | Path) -> list[Self]:
         """Return the results in a folder, the newest last; one that cannot be read is a warning."""
         found = []
         for file in Path(folder).glob(f"[!.]*/{FACTS}"):
@@ -65,7 +63,7 @@ class Result:
 
     @classmethod
     @contextlib.contextmanager
-    def write_new(cls, parent: str | Path, name: str) -> Iterator[Result]:
+    def write_new(cls, parent: str | Path, name: str) -> Iterator[Self]:
         """Yield a result in a hidden folder, to be filled; it gets a free name when all went well.
 
         `parent`, the folder of results, is made if needed. `name` is the volume's; where a result

@@ -1,7 +1,5 @@
 """Outlines of cells as a zip of ROIs, which the ROI Manager of Fiji opens."""
 
-from __future__ import annotations
-
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path

@@ -3,8 +3,6 @@
 The network itself (weights, full states) is `checkpoint`'s; a folder of results is `Result`'s.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path

@@ -4,8 +4,6 @@ The rules follow the CellSeg3D guide: bright objects on a darker background, no 
 no very bright large ones. The limits were set by looking at real and synthetic volumes.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

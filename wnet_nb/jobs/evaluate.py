@@ -1,7 +1,5 @@
 """Score results on disk against truth: one result, two files, or two folders matched by name."""
 
-from __future__ import annotations
-
 import math
 import textwrap
 from collections.abc import Sequence

@@ -3,8 +3,6 @@
 Without a network, the word `none`, a threshold takes its place and the steps are the same.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path

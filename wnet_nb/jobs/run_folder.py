@@ -5,8 +5,6 @@ one. Full states and weights are written by `training.fit`; the rest by `RunReco
 join the results in a folder.
 """
 
-from __future__ import annotations
-
 import csv
 import json
 import platform

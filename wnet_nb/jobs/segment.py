@@ -3,8 +3,6 @@
 One volume is in memory at a time. A volume that fails is named and the others are done.
 """
 
-from __future__ import annotations
-
 import time
 import warnings
 from collections.abc import Callable, Mapping

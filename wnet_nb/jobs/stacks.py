@@ -4,8 +4,6 @@ Check, panel, training, tuner and segmentation share one `Stack` per volume. Vox
 files are decoded when they are used, and let go when another stack is.
 """
 
-from __future__ import annotations
-
 import hashlib
 import threading
 import weakref
@@ -13,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
@@ -186,7 +185,7 @@ class Stacks:
     def __getitem__(self, index: int) -> Stack:
         return self.stacks[index]
 
-    def require(self) -> Stacks:
+    def require(self) -> Self:
         """Return itself; UserError with the reasons if there is no usable volume."""
         if self.stacks:
             return self

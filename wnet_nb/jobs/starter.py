@@ -5,8 +5,6 @@ learns to give the image back from these classes. Every step draws its chance fr
 alone, so that a training repeats bit for bit, also when it was interrupted.
 """
 
-from __future__ import annotations
-
 import copy
 import csv
 import math

@@ -3,8 +3,6 @@
 Every volume follows from (seed, number) and every patch from (seed, step): nothing else is chance.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from torch import Tensor

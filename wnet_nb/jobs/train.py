@@ -4,8 +4,6 @@ It records itself in the run folder; nothing here prints or draws on a screen. W
 is found out by taking two steps of it.
 """
 
-from __future__ import annotations
-
 import contextlib
 import tempfile
 import threading

@@ -1,7 +1,5 @@
 """Which file is the truth of which volume: true labels or points, by their names and content."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
