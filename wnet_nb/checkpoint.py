@@ -1,6 +1,5 @@
-"""A model with its settings and history on disk, and CellSeg3D's own weights.
+"""A model on disk: full states (to go on training), weights (to segment), and CellSeg3D's own.
 
-A run folder holds full states (to go on training) and ``weights.safetensors`` (to segment).
 Files appear under their names only when they are whole.
 """
 
@@ -49,12 +48,8 @@ class Checkpoint:
 def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """Load a model from a run folder, a ``.safetensors``, or a published ``.pth`` file.
 
-    The word ``starter`` stands for the weights in the package.
-
-    Raises
-    ------
-    UserError
-        If nothing usable is there.
+    The word ``starter`` stands for the weights in the package. UserError if nothing
+    usable is there.
     """
     path = Path(path)
     if str(path) == STARTER and not path.exists():
@@ -116,10 +111,7 @@ def save_weights(
     path: Path, model: WNet3D, settings: Settings, history: list[dict[str, Any]]
 ) -> None:
     """Write a model with its settings and history as one ``.safetensors`` file."""
-    metadata = {
-        "settings": json.dumps(settings.as_dict()),
-        "history": json.dumps(history),
-    }
+    metadata = {"settings": json.dumps(settings.as_dict()), "history": json.dumps(history)}
     tensors = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
     _write(path, lambda temporary: save_file(tensors, temporary, metadata))
 
@@ -141,7 +133,7 @@ class StateKeeper:
         self._saved_at, self._seconds = time.monotonic(), 0.0
 
     def load(self) -> tuple[dict[str, Any] | None, list[str]]:
-        """Return the newest state, see `load_newest_state`."""
+        """Return what `load_newest_state` does."""
         state, damaged = load_newest_state(self.run)
         self._saved = (0, 0) if state is None else _moment(state)
         return state, damaged

@@ -327,6 +327,11 @@ class Settings:
         size = self.patch_size
         return size if isinstance(size, tuple) else (size, size, size)
 
+    @property
+    def needs_radius(self) -> bool:
+        """Whether preparing a volume needs the radius of its cells."""
+        return self.match_cell_size or self.subtract_background
+
     def replace(self, /, **changes: Any) -> Self:
         """Return a copy with some options changed; UserError as from `check_value`."""
         for name in changes:
@@ -434,13 +439,7 @@ def _wanted_instead(option: Option, value: Any) -> str:
 
 
 def parse_assignments(assignments: list[str]) -> dict[str, Any]:
-    """Turn command-line words such as ``radius=3`` into a mapping of checked values.
-
-    Examples
-    --------
-    >>> parse_assignments(["radius=3", "voxel_size_um=4,1,1", "channel=none"])
-    {'radius': 3, 'voxel_size_um': (4.0, 1.0, 1.0), 'channel': None}
-    """
+    """Turn words such as ``radius=3`` or ``voxel_size_um=4,1,1`` into checked values by name."""
     changes = {}
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
@@ -477,10 +476,7 @@ def _to_number(text: str) -> Any:
 def load_settings(path: str | os.PathLike[str]) -> Settings:
     """Read settings from a JSON file: a plain mapping, or a run's ``settings.json``.
 
-    Raises
-    ------
-    UserError
-        If the file is missing, is not JSON, or holds an unknown option or a bad value.
+    UserError if the file is missing, is not JSON, or holds an unknown option or a bad value.
     """
     path = Path(path)
     try:

@@ -1,7 +1,7 @@
 """From volumes to training patches: the one normalisation, preparation, crops, and augmentation.
 
-Preparation makes one small network fit very different stacks: voxels are averaged until a cell is
-about four voxels in radius, and the background is taken away at the scale of the cells.
+Prepared, very different stacks suit one small network: cells are about four voxels in radius, and
+the background is gone at their scale.
 """
 
 from collections.abc import Sequence
@@ -50,25 +50,15 @@ class Normalisation:
 def fit_normalisation(
     array: np.ndarray, method: str = "percentile", *, name: str = "volume"
 ) -> Normalisation:
-    """Find the brightness range of a volume; a constant one has low = high.
+    """Find the brightness range of a volume (Z, Y, X), maybe a memory map; low = high if constant.
 
-    Parameters
-    ----------
-    array : ndarray
-        (Z, Y, X), any real dtype; may be a memory map.
-    method : str
-        ``percentile`` (0.5 to 99.9 %, so hot pixels do not matter), ``minmax`` (as published), or
-        ``square_root`` (of the percentile range: shot noise gets the same strength everywhere,
-        and dim cells come closer to bright ones; Anscombe 1948 without the offset). Where
-        percentiles coincide (sparse bright spots), minimum and maximum are taken.
-    name : str
-        What to call the volume in an error.
+    The `method` is ``percentile`` (0.5 to 99.9 %, so hot pixels do not matter), ``minmax`` (as
+    published), or ``square_root`` (of the percentile range: shot noise gets the same strength
+    everywhere, and dim cells come closer to bright ones; Anscombe 1948 without the offset). Where
+    percentiles coincide (sparse bright spots), minimum and maximum are taken.
 
-    Raises
-    ------
-    UserError
-        If it is no volume of real numbers, is empty, or holds NaN, infinite or enormous values, or
-        if there is no such method.
+    UserError, which calls the volume `name`, if it is none of real numbers, is empty, or holds NaN,
+    infinite or enormous values, or if there is no such method.
     """
     if array.ndim != 3 or array.dtype.kind not in "biuf" or array.size == 0:
         raise UserError(
@@ -117,33 +107,16 @@ def prepare(
     voxel_size_um: Sequence[float] | None = None,
     name: str = "volume",
 ) -> Prepared:
-    """Prepare a volume as `settings` say; without a cell radius it is taken as it is.
+    """Prepare a volume (Z, Y, X) as `settings` say; without a cell radius it is taken as it is.
 
-    Parameters
-    ----------
-    image : ndarray
-        (Z, Y, X), any real dtype; a memory map that needs no change stays one.
-    settings : Settings
-        `match_cell_size`, `subtract_background`, `normalisation`.
-    cell_radius_um : float, optional
-        Typical radius of a cell in µm; the one of the settings if not given.
-    voxel_size_um : sequence of float, optional
-        (z, y, x) in µm; the one of the settings, or 1, 1, 1, if not given.
-    name : str
-        What to call the volume in an error.
-
-    Raises
-    ------
-    UserError
-        As `fit_normalisation`.
+    Radius and voxel size (z, y, x) are those of the settings if not given, the size 1 µm if not
+    there either. A memory map that needs no change stays one. UserError as of `fit_normalisation`.
     """
     ranges = fit_normalisation(image, settings.normalisation, name=name)
     radius = cell_radius_um or settings.cell_radius_um
-    wanted = settings.match_cell_size or settings.subtract_background
-    if not wanted or radius is None or ranges.high <= ranges.low:
+    if not settings.needs_radius or radius is None or ranges.high <= ranges.low:
         return Prepared(image, ranges, shape=image.shape)
-    size = voxel_size_um or settings.voxel_size_um or (1.0, 1.0, 1.0)
-    radii = np.array([radius / step for step in size])
+    radii = radius / np.array(voxel_size_um or settings.voxel_size_um or (1.0, 1.0, 1.0))
     array = clean(image, settings, radii)
     ranges = fit_normalisation(array, settings.normalisation, name=name)
     return Prepared(array, ranges, voxels_averaged(settings, radii), image.shape, radius)
@@ -206,10 +179,9 @@ def subtract_background(
 class PatchSampler:
     """Draws normalised training patches from volumes; memory maps are read crop by crop.
 
-    For each patch, four crops are drawn evenly over the volume and one of them is kept, with odds
-    in proportion to its weight: 1 for an ordinary crop, 0.05 for a crop without content, which is
-    one where the bright share (voxels above the volume's Otsu threshold) is below 0.1 % (empty)
-    or above 60 % (a large bright region). So a volume without any content still gives patches.
+    For each patch, one of four crops is kept, with odds of 1 for an ordinary crop and 0.05 for one
+    whose bright share (voxels above the volume's Otsu threshold) is below 0.1 % (empty) or above
+    60 % (a large bright region). So a volume without any content still gives patches.
     """
 
     def __init__(self, volumes: Sequence[Prepared], settings: Settings) -> None:

@@ -13,13 +13,8 @@ def average_blocks(image: np.ndarray, factors: Sequence[int]) -> np.ndarray:
     """Return the means of blocks of `factors` voxels, float32; the last block may be smaller."""
     if tuple(factors) == (1, 1, 1):
         return image
-    planes = []
-    for start in range(0, image.shape[0], factors[0]):  # a memory map is read slab by slab
-        slab = image[start : start + factors[0]].mean(0, dtype=np.float32)
-        for axis, factor in enumerate(factors[1:]):
-            slab = _means_along(slab, factor, axis)
-        planes.append(slab)
-    return np.stack(planes)
+    starts = range(0, len(image), factors[0])  # a memory map is read slab by slab
+    return np.concatenate([block_means(image[z : z + factors[0]], factors) for z in starts])
 
 
 def block_starts(n: int, size: float) -> np.ndarray:

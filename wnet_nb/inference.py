@@ -56,8 +56,8 @@ def predict_probabilities(
     normalisation : Normalisation or str
         That range, or the method by which to find it in an array, once for the whole volume.
     tile_size : int
-        Edge of a tile in voxels, a multiple of 8. Memory grows with it, not with the volume;
-        where it runs out, smaller tiles are taken, and a warning says so.
+        Edge of a tile in voxels, a multiple of 8 (else ValueError). Memory grows with it, not with
+        the volume; where it runs out, smaller tiles are taken, and a warning says so.
     flips : bool
         Average over the eight mirror images of each tile.
     precision : str
@@ -65,7 +65,7 @@ def predict_probabilities(
     moments : dict, optional
         Group-norm statistics where the image is a part of a larger volume (`measure_moments`).
     out : Path, optional
-        A new ``.npy`` file to write to, tile by tile, instead of memory; never overwritten.
+        A new ``.npy`` file to write to, tile by tile, instead of memory; UserError if it exists.
     progress : callable, optional
         Called with (tiles done, tiles in all).
 
@@ -73,30 +73,22 @@ def predict_probabilities(
     -------
     ndarray
         (K, Z, Y, X) float32 in 0-1; a read-only memory map if `out` is given.
-
-    Raises
-    ------
-    ValueError
-        If the tile size is no multiple of 8.
-    UserError
-        If it is no volume, or `out` exists.
     """
     if tile_size < DEPTH_FACTOR or tile_size % DEPTH_FACTOR:
         raise ValueError(f"tile_size={tile_size} must be a multiple of {DEPTH_FACTOR}")
-    if isinstance(image, Prepared):
-        volume = image
-    else:
-        found = isinstance(normalisation, Normalisation)
-        ranges = normalisation if found else fit_normalisation(image, normalisation)
-        volume = Prepared(image, ranges, shape=image.shape)
-    with contextlib.ExitStack() as stack:
-        part = None if out is None else stack.enter_context(new_file(out))
-        stack.enter_context(_evaluating(model, precision))
-        if volume.factors == (1, 1, 1):
-            result = _predict(model, volume, tile_size, flips, moments, part, progress)
+    if not isinstance(image, Prepared):
+        if isinstance(normalisation, str):
+            normalisation = fit_normalisation(image, normalisation)
+        image = Prepared(image, normalisation, shape=image.shape)
+    with (
+        contextlib.nullcontext() if out is None else new_file(out) as part,
+        _evaluating(model, precision),
+    ):
+        if image.factors == (1, 1, 1):
+            result = _predict(model, image, tile_size, flips, moments, part, progress)
         else:
-            result = _predict(model, volume, tile_size, flips, moments, None, progress)
-            result = _on_the_image(result, volume, part)
+            result = _predict(model, image, tile_size, flips, moments, None, progress)
+            result = _on_the_image(result, image, part)
         if part is None:
             return result
         del result  # before its file is renamed, which Windows would refuse

@@ -47,11 +47,6 @@ def soft_ncut_loss(
         Of 0-100, in voxels, and in voxels; the radius a whole number for ``class_mean``.
     affinity : str
         ``class_mean`` (the form CellSeg3D trains with) or ``pairwise`` (Xia & Kulis 2017, eq. 3).
-
-    Raises
-    ------
-    ValueError
-        If the affinity is unknown or the shapes do not belong together.
     """
     expected = (probabilities.shape[0], 1, *probabilities.shape[2:])
     if probabilities.ndim != 5 or tuple(image.shape) != expected:
@@ -227,8 +222,8 @@ def wnet_losses(
     """Both losses and their weighted sum, in float32 whatever the network's precision.
 
     Where the settings name a core class, the classes of cells count as one in the soft N-cut: cut
-    apart, core and rim would drift. `start` are the class probabilities (N, K, Z, Y, X) of the
-    weights that training started from: the total holds a pull towards them.
+    apart, core and rim would drift. The total holds a pull towards `start`, the class probabilities
+    (N, K, Z, Y, X) of the weights that training started from.
     """
     with torch.autocast(image.device.type, enabled=False):
         probabilities = probabilities.float()

@@ -149,13 +149,6 @@ class WNet3D(nn.Module):
 
     After Xia & Kulis 2017 (arXiv:1711.08506) in the 3D form of CellSeg3D (Achard et al. 2024).
     The first stage has `base_channels` channels, a multiple of 4; 64 in the published network.
-
-    Examples
-    --------
-    >>> model = WNet3D(base_channels=4)
-    >>> probabilities, reconstruction = model(torch.zeros(1, 1, 16, 16, 16))
-    >>> probabilities.shape, reconstruction.shape
-    (torch.Size([1, 2, 16, 16, 16]), torch.Size([1, 1, 16, 16, 16]))
     """
 
     def __init__(
@@ -170,11 +163,7 @@ class WNet3D(nn.Module):
         """Return class probabilities (N, K, Z, Y, X) of an image (N, 1, Z, Y, X) in 0-100."""
         return self.encoder(image).softmax(dim=1)
 
-    def decode(self, probabilities: Tensor) -> Tensor:
-        """Return the reconstruction (N, 1, Z, Y, X), no final activation."""
-        return self.decoder(probabilities)
-
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Return class probabilities and reconstruction of an image (N, 1, Z, Y, X)."""
+        """Return class probabilities and reconstruction (no final activation) of an image."""
         probabilities = self.encode(image)
-        return probabilities, self.decode(probabilities)
+        return probabilities, self.decoder(probabilities)

@@ -59,11 +59,12 @@ def fit(
     controls: Controls | None = None,
     device: str = "auto",
 ) -> Generator[Event, None, None]:
-    """Train a WNet3D and yield an event for every step and epoch.
+    """Train a WNet3D: yield Started, a StepEnd and an EpochEnd for each step and epoch, Finished.
 
     A loss that is not finite, or memory that runs out, takes the network back to its weights
     after the last epoch; it goes on with half the learning rate, or with smaller batches, and
-    the next event says so (see the option `recover`).
+    the next event says so (see the option `recover`). UserError if it cannot be done, or cannot go
+    on; the last good state is kept.
 
     Parameters
     ----------
@@ -80,16 +81,7 @@ def fit(
     controls : Controls, optional
         Asked before every step what to change or save.
     device : str
-        ``auto`` (a CUDA GPU if there is one), or a torch device.
-
-    Yields
-    ------
-    Started, StepEnd, EpochEnd, Finished
-
-    Raises
-    ------
-    UserError
-        If it cannot be done, or cannot go on; the last good state is kept.
+        ``auto`` (a GPU if there is one that can), or a torch device.
     """
     trainer = _Trainer(volumes, settings, run, validation, controls or Controls(), device)
     try:
@@ -119,7 +111,10 @@ class _Trainer:
         self.failures = 0
         self.keeper = None if run is None else checkpoint.StateKeeper(Path(run))
         state = self._find_state()
-        self.prepared = self._prepare(volumes)
+        self.prepared = [
+            self._prepared(volume, f"volume {number} of {len(volumes)}")
+            for number, volume in enumerate(volumes, 1)
+        ]
         self._cut_patches()
         self.remarks += self.sampler.remarks
         self.learner = Learner(self.settings, self.device, self.dtype)
@@ -154,19 +149,15 @@ class _Trainer:
         self.progress.live = {k: v for k, v in self.progress.live.items() if k not in anew}
         return state
 
-    def _prepare(self, volumes: Sequence[np.ndarray | Prepared]) -> list[Prepared]:
-        prepared, settings = [], self.settings
-        for number, volume in enumerate(volumes, 1):
-            name = f"volume {number} of {len(volumes)}"
-            if not isinstance(volume, Prepared):
-                volume = prepare(volume, settings, name=name)
-                wanted = settings.match_cell_size or settings.subtract_background
-                if wanted and volume.cell_radius_um is None:
-                    self.remarks.append(
-                        f"{name} is taken as it is, as no cell radius is known; set cell_radius_um"
-                    )
-            prepared.append(volume)
-        return prepared
+    def _prepared(self, volume: np.ndarray | Prepared, name: str) -> Prepared:
+        if isinstance(volume, Prepared):
+            return volume
+        volume = prepare(volume, self.settings, name=name)
+        if self.settings.needs_radius and volume.cell_radius_um is None:
+            self.remarks.append(
+                f"{name} is taken as it is, as no cell radius is known; set cell_radius_um"
+            )
+        return volume
 
     def _cut_patches(self) -> None:
         """Begin to draw patches as large as the settings say, for a number format that suits."""
@@ -205,7 +196,7 @@ class _Trainer:
             device=describe_device(self.device),
             precision=str(self.dtype).removeprefix("torch."),
             remarks=self._take_remarks(),
-            history=self._history(),
+            history=tuple(map(dict, p.history)),
         )
         while p.epoch < self.settings.epochs:
             random = np.random.default_rng([self.settings.seed, 2, p.epoch])
@@ -220,12 +211,9 @@ class _Trainer:
             seconds=time.perf_counter() - began,
             model=self.learner.model.eval(),
             settings=self.settings,
-            history=self._history(),
+            history=tuple(map(dict, p.history)),
             remarks=self._take_remarks(),
         )
-
-    def _history(self) -> tuple[dict[str, Any], ...]:
-        return tuple(dict(row) for row in self.progress.history)
 
     def _take_remarks(self) -> tuple[str, ...]:
         remarks, self.remarks = tuple(self.remarks), []

@@ -2,10 +2,12 @@
 
 import contextlib
 import hashlib
+import json
 import os
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from wnet_nb.errors import UserError
 
@@ -20,6 +22,12 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write JSON values, whole, in place of an earlier file."""
+    words = json.dumps(content, indent=2, ensure_ascii=False)
+    write_whole(path, lambda part: part.write_text(words, encoding="utf-8"))
 
 
 @contextlib.contextmanager

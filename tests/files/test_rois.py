@@ -6,7 +6,7 @@ import pytest
 from skimage.draw import polygon2mask
 
 from wnet_nb.errors import UserError
-from wnet_nb.files.rois import write_rois
+from wnet_nb.files.writing import write_rois
 
 roifile = pytest.importorskip("roifile")
 

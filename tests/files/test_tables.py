@@ -13,22 +13,23 @@ ANYWHERE = settings(deadline=None, suppress_health_check=[HealthCheck.function_s
 
 
 def test_a_table_is_plain_csv(tmp_path):
-    columns = {
-        "label": np.array([1, 2], "uint16"),
-        "volume_um3": [0.5, np.float32(0.1)],
-        "remark": ["a, b", None],
-        "z": np.array([np.nan, 1.25]),
-    }
-    write_table(tmp_path / "a.csv", columns)
+    rows = [
+        {"label": np.uint16(1), "volume_um3": 0.5, "remark": "a, b", "z": np.float64("nan")},
+        {"label": np.uint16(2), "volume_um3": np.float32(0.1), "remark": None, "z": 1.25},
+        {"label": 3},
+    ]
+    write_table(tmp_path / "a.csv", ("label", "volume_um3", "remark", "z"), rows)
     assert (tmp_path / "a.csv").read_bytes() == (
-        b'label,volume_um3,remark,z\n1,0.5,"a, b",\n2,0.1,,1.25\n'
+        b'label,volume_um3,remark,z\n1,0.5,"a, b",\n2,0.1,,1.25\n3,,,\n'
     )
 
 
-def test_columns_of_different_length_leave_no_file(tmp_path):
-    with pytest.raises(ValueError, match="shorter"):
-        write_table(tmp_path / "a.csv", {"a": [1, 2], "b": [1]})
-    assert list(tmp_path.iterdir()) == []
+def test_a_row_with_a_name_that_is_no_column_leaves_the_earlier_table(tmp_path):
+    write_table(tmp_path / "a.csv", ["a"], [{"a": 1}])
+    with pytest.raises(ValueError, match="not in fieldnames"):
+        write_table(tmp_path / "a.csv", ["a"], [{"a": 2}, {"b": 3}])
+    assert (tmp_path / "a.csv").read_text() == "a\n1\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
 
 
 @pytest.mark.parametrize(
@@ -46,7 +47,7 @@ def test_points_are_z_y_x_whatever_the_order_of_the_columns(tmp_path, text):
 
 
 def test_a_written_table_of_points_is_read_again(tmp_path):
-    write_table(tmp_path / "a.csv", {"x": [3.0], "y": [2.0], "z": [1.0]})
+    write_table(tmp_path / "a.csv", "xyz", [{"x": 3.0, "y": 2.0, "z": 1.0}])
     np.testing.assert_array_equal(read_points(tmp_path / "a.csv"), [[1, 2, 3]])
 
 
@@ -81,7 +82,7 @@ def test_missing_files_are_refused_by_name(tmp_path):
 @given(rows=st.lists(st.tuples(st.integers(), st.floats(allow_nan=False)), max_size=9))
 def test_any_table_of_numbers_comes_back(tmp_path, rows):
     path = tmp_path / f"{len(list(tmp_path.iterdir()))}.csv"
-    write_table(path, {"a": [a for a, _ in rows], "b": [b for _, b in rows]})
+    write_table(path, "ab", [{"a": a, "b": b} for a, b in rows])
     names, found = read_table(path)
     assert names == ["a", "b"]
     assert [(int(row["a"]), float(row["b"])) for _, row in found] == rows

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from wnet_nb.errors import UserError
-from wnet_nb.files.tables import write_table
 from wnet_nb.files.volumes import read_volume
 from wnet_nb.files.writing import (
     label_colours,
@@ -134,12 +133,8 @@ def test_an_array_that_is_no_filled_volume_is_refused(tmp_path, shape):
 def test_an_existing_file_is_never_replaced(tmp_path):
     path = tmp_path / "a.tif"
     path.write_bytes(b"precious")
-    for write in (
-        lambda: write_volume(path, STACK.astype("uint8"), voxel_size_um=SIZE),
-        lambda: write_table(path, {"a": [1]}),
-    ):
-        with pytest.raises(UserError, match=r"a.tif' exists and is never overwritten"):
-            write()
+    with pytest.raises(UserError, match=r"a.tif' exists and is never overwritten"):
+        write_volume(path, STACK.astype("uint8"), voxel_size_um=SIZE)
     assert path.read_bytes() == b"precious"
 
 
@@ -148,11 +143,12 @@ def test_a_file_system_without_hard_links_is_served_too(tmp_path, monkeypatch):
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr(os, "link", refuse)
-    write_table(tmp_path / "a.csv", {"a": [1]})
+    write_volume(tmp_path / "a.tif", STACK.astype("uint8"), voxel_size_um=SIZE)
+    before = (tmp_path / "a.tif").read_bytes()
     with pytest.raises(UserError, match="never overwritten"):
-        write_table(tmp_path / "a.csv", {"a": [2]})
-    assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
-    assert (tmp_path / "a.csv").read_text() == "a\n1\n"
+        write_volume(tmp_path / "a.tif", STACK.astype("uint16"), voxel_size_um=SIZE)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.tif"]
+    assert (tmp_path / "a.tif").read_bytes() == before
 
 
 def test_a_failed_write_leaves_nothing_behind(tmp_path):

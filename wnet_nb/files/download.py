@@ -49,19 +49,10 @@ def download(
 ) -> Path:
     """Fetch a file from an https address, a shared Drive link or a Drive id to the new `target`.
 
-    What breaks off is tried again, and goes on where it broke off if the server can do that.
-
-    Parameters
-    ----------
-    source : str
-        With ``#sha256=`` and 64 hexadecimal digits at its end, the file must hash to them.
-    kinds : sequence of str
-        What the file may be, of `kind_of`; any but a web page if empty.
-
-    Raises
-    ------
-    UserError
-        If it cannot be had, is something else or larger; nothing is kept then.
+    What breaks off is tried again, and goes on where it broke off if the server can do that. Where
+    `source` ends in ``#sha256=`` and 64 hexadecimal digits, the file must hash to them. `kinds` are
+    what it may be (`kind_of`); any but a web page if empty. UserError if it cannot be had, is
+    something else or larger; nothing is kept then.
     """
     source, _, expected = source.strip().partition("#sha256=")
     drive_id = _drive_id(source)

@@ -23,9 +23,8 @@ def fetch_published(
 ) -> Path:
     """Return the path of the weights, downloaded if they are not in the cache as first received.
 
-    `url` leads to a ``.tar.gz`` that holds ``wnet_latest.pth``; `folder` is where to keep it, by
-    default pooch's folder for us in the cache of this computer. UserError if the download fails, is
-    no such archive, or holds anything but such weights; says why.
+    `url` leads to a ``.tar.gz`` that holds ``wnet_latest.pth``; it is kept in `folder`, by default
+    ours in pooch's cache. UserError if that fails, or it holds anything but such weights.
     """
     import pooch
 

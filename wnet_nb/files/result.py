@@ -5,7 +5,6 @@ It appears under its name when everything is in it, and never replaces an older 
 
 import contextlib
 import itertools
-import json
 import math
 import shutil
 import uuid
@@ -23,7 +22,7 @@ from wnet_nb.files.run_files import ALL_CELLS, ALL_VOLUMES, PREDICTIONS, read_js
 from wnet_nb.files.tables import read_table, to_number, write_table
 from wnet_nb.files.volumes import read_volume
 from wnet_nb.files.writing import write_labels, write_volume
-from wnet_nb.whole_file import write_whole
+from wnet_nb.whole_file import write_json, write_whole
 
 LABELS = "labels.tif"
 FOREGROUND = "foreground.tif"
@@ -163,7 +162,9 @@ class Result:
 
     def write_cells(self, columns: Mapping[str, Sequence[object]]) -> None:
         """Write cells.csv from columns of one length."""
-        write_table(self.folder / CELLS, columns)
+        rows = zip(*columns.values(), strict=True)
+        rows = [dict(zip(columns, row, strict=True)) for row in rows]
+        write_table(self.folder / CELLS, columns, rows)
 
     def write_overlay(self, png: bytes) -> None:
         """Write overlay.png, the outlines in three planes."""
@@ -175,12 +176,12 @@ class Result:
 
     def write_facts(self, facts: Mapping[str, Any]) -> None:
         """Write result.json from JSON values."""
-        _write_json(self.folder / FACTS, facts)
+        write_json(self.folder / FACTS, facts)
         self.__dict__.pop("facts", None)
 
     def write_scores(self, scores: Mapping[str, Any], png: bytes | None = None) -> None:
         """Write scores.json and, if there is a picture, scores.png, in place of earlier ones."""
-        _write_json(self.folder / SCORES, scores)
+        write_json(self.folder / SCORES, scores)
         if png is not None:
             write_whole(self.scores_picture, lambda part: part.write_bytes(png))
 
@@ -224,8 +225,3 @@ def _move_to_free_name(folder: Path, parent: Path, name: str) -> Path:
 def _value(text: str, where: str) -> float | bool:
     said = {"yes": True, "no": False, "": math.nan}
     return said[text] if text in said else to_number(text, where)
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    words = json.dumps(content, indent=2, ensure_ascii=False)
-    write_whole(path, lambda part: part.write_text(words, encoding="utf-8"))

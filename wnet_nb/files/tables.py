@@ -1,27 +1,29 @@
 """Tables as CSV: written plainly, and read also as spreadsheet programs save them again."""
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from wnet_nb.errors import UserError
-from wnet_nb.whole_file import new_file
+from wnet_nb.whole_file import write_whole
 
 
-def write_table(path: str | Path, columns: Mapping[str, Sequence[object]]) -> None:
-    """Write a new file: comma, decimal point, UTF-8, one line of headings.
+def write_table(path: Path, columns: Collection[str], rows: Iterable[Mapping[str, object]]) -> None:
+    """Write rows with comma, decimal point and UTF-8, whole, in place of an earlier table.
 
-    `columns` are heading to values, all of one length; None and NaN become empty cells. UserError
-    if the file exists.
+    What a row lacks, None and NaN become empty cells.
     """
-    with new_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns)
-        for row in zip(*columns.values(), strict=True):
-            # NaN is the one value that differs from itself; str() of numpy scalars is short.
-            writer.writerow("" if cell is None or cell != cell else str(cell) for cell in row)
+
+    def write(part: Path) -> None:
+        with part.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, columns, lineterminator="\n")
+            writer.writeheader()
+            for row in rows:  # NaN is the one value that differs from itself
+                writer.writerow({name: cell for name, cell in row.items() if cell == cell})
+
+    write_whole(path, write)
 
 
 def read_table(

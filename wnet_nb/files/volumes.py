@@ -104,27 +104,17 @@ def read_volume(
 
     The axes are those that the file states. Only a file that names no axis but Y and X is read
     by convention: its pages are z slices. ImageJ labels an unlabelled stack as channels or time
-    points; such a file is refused, since its channels may as well be channels.
+    points; such a file is refused, since its channels may as well be channels. UserError also for
+    one that is missing, damaged, incomplete, 2D, RGB, complex, or holds several volumes.
 
     Parameters
     ----------
     path : str or Path
-        The file.
+        An uncompressed file is memory-mapped.
     channel, time : int, optional
         Which channel and time point to read, from 0. Needed where the file has several.
     voxel_size_um : sequence of 3 float, optional
         (z, y, x) in µm; replaces what the file states. Without either, 1:1:1 is assumed.
-
-    Returns
-    -------
-    Volume
-        Array (Z, Y, X), at least two slices. Memory-mapped where the file is uncompressed.
-
-    Raises
-    ------
-    UserError
-        A file that is missing, damaged, incomplete, 2D, RGB, complex, or holds several volumes;
-        a missing or impossible choice of channel or time; an impossible voxel size.
     """
     path = Path(path)
     option = None if voxel_size_um is None else check_voxel_size(voxel_size_um)

@@ -1,13 +1,16 @@
-"""Write volumes as TIFFs for Fiji and napari: new files only, complete or not there at all."""
+"""Volumes and outlines for Fiji and napari: new files only, complete or not there at all."""
 
 import colorsys
 import math
 import sys
-from collections.abc import Sequence
+import zipfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import tifffile
+from scipy import ndimage
+from skimage.measure import find_contours
 
 from wnet_nb.errors import UserError
 from wnet_nb.files.volumes import Volume
@@ -38,7 +41,7 @@ def write_volume(
     Parameters
     ----------
     path : str or Path
-        The new file, which is also returned.
+        The new file, which is also returned; UserError if it exists.
     array : np.ndarray
         Shape (Z, Y, X). uint8, uint16, uint32, float32, int8, int16, int32, float64; bool is
         written as uint8 0 and 1, float16 as float32.
@@ -46,11 +49,6 @@ def write_volume(
         (z, y, x) in µm.
     largest_label : int, optional
         Of labels: Fiji then shows 0 to this number, in colours that neighbours seldom share.
-
-    Raises
-    ------
-    UserError
-        The file exists, or shape, voxel size or dtype do not fit.
     """
     path = Path(path)
     z, y, x = check_voxel_size(voxel_size_um)
@@ -119,3 +117,40 @@ def label_colours() -> np.ndarray:
     colours = [(0.0, 0.0, 0.0)]
     colours += [colorsys.hsv_to_rgb(n * 0.618034 % 1, 0.55 + 0.15 * (n % 4), 1) for n in range(255)]
     return np.round(255 * np.array(colours)).astype(np.uint8).T
+
+
+def write_rois(path: str | Path, labels: np.ndarray) -> Path:
+    """Write the outline of every cell in every plane to a new zip for the ROI Manager of Fiji.
+
+    `labels` are (Z, Y, X) integer, 0 is background. ROIs are called ``cell 7 slice 13``, the 13th
+    plane. UserError if the file exists, there are no cells, or roifile is not installed.
+    """
+    try:
+        from roifile import ImagejRoi
+    except ImportError:
+        raise UserError(
+            "ROIs for Fiji are written by the package roifile, which is not installed: run "
+            "'%pip install roifile' in a cell of the notebook, and try again"
+        ) from None
+    if not labels.any():
+        raise UserError("there are no cells to write as ROIs")
+    with new_file(path) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
+        for cell, box in enumerate(ndimage.find_objects(labels), start=1):
+            for z, points in _outlines(labels, cell, box) if box else ():
+                name = f"cell {cell} slice {z + 1}"
+                roi = ImagejRoi.frompoints(points, name=name, position=z)
+                archive.writestr(f"{name}.roi", roi.tobytes())
+    return Path(path)
+
+
+def _outlines(
+    labels: np.ndarray, cell: int, box: tuple[slice, slice, slice]
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield the planes of a cell with its outline there, (points, x and y) float32 in pixels."""
+    z, y, x = (part.start for part in box)
+    for plane, seen in enumerate(labels[box] == cell, start=z):
+        outlines = find_contours(np.pad(seen, 1).astype(float), 0.5)
+        if outlines:  # of the largest piece, should a cell be in pieces there
+            rows, columns = max(outlines, key=len).T
+            points = [columns + x - 0.5, rows + y - 0.5]  # ImageJ counts from a pixel's corner
+            yield plane, np.stack(points, axis=1).astype(np.float32)

@@ -5,11 +5,9 @@ one. Full states and weights are written by `training.fit`; the rest by `RunReco
 join the results in a folder.
 """
 
-import csv
-import json
 import platform
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -38,8 +36,9 @@ from wnet_nb.files.run_files import (
     read_record,
     read_validation,
 )
+from wnet_nb.files.tables import write_table
 from wnet_nb.jobs.stacks import Stack
-from wnet_nb.whole_file import write_whole
+from wnet_nb.whole_file import write_json, write_whole
 
 LOCK = ".lock"
 LIBRARIES = ("torch", "numpy", "scipy", "scikit-image", "tifffile", "safetensors")
@@ -149,16 +148,16 @@ class RunRecorder:
         if isinstance(event, Started):
             self._history = [dict(row) for row in event.history]
             self._write_settings(event)
-            replace_table(self.run / HISTORY, HISTORY_COLUMNS, self._history)
+            write_table(self.run / HISTORY, HISTORY_COLUMNS, self._history)
         elif isinstance(event, EpochEnd):
             self._history.append(dict(event.row))
-            replace_table(self.run / HISTORY, HISTORY_COLUMNS, self._history)
+            write_table(self.run / HISTORY, HISTORY_COLUMNS, self._history)
             self._write_pictures(event)
             if event.validation_dice is not None:
                 rows = [*read_validation(self.run), (event.epoch, event.validation_dice)]
                 scores = {epoch: dice for epoch, dice in rows if epoch <= event.epoch}
                 table = [{"epoch": epoch, "dice": dice} for epoch, dice in scores.items()]
-                replace_table(self.run / VALIDATION, ("epoch", "dice"), table)
+                write_table(self.run / VALIDATION, ("epoch", "dice"), table)
 
     def _write_settings(self, started: Started) -> None:
         now = datetime.now().astimezone().isoformat(timespec="seconds")
@@ -176,7 +175,7 @@ class RunRecorder:
         }
         if is_run(self.run):  # when the run began stays known
             record |= {"started": read_record(self.run).get("started"), "resumed": now}
-        self._write(SETTINGS, json.dumps(record, indent=2, ensure_ascii=False).encode())
+        write_json(self.run / SETTINGS, record)
 
     def _describe_input(self, stack: Stack) -> dict[str, Any]:
         prepared = stack.prepared(self.settings)
@@ -220,20 +219,6 @@ def versions() -> dict[str, str]:
     return found | {name: version(name) for name in LIBRARIES}
 
 
-def replace_table(
-    path: Path, columns: Collection[str], rows: Sequence[Mapping[str, object]]
-) -> None:
-    """Write rows as CSV, in place of an earlier table; what a row lacks is empty."""
-
-    def write(part: Path) -> None:
-        with part.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, columns, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-
-    write_whole(path, write)
-
-
 def write_tables(folder: Path) -> None:
     """Write cells.csv and volumes.csv from the newest result of each volume in a folder.
 
@@ -249,7 +234,7 @@ def write_tables(folder: Path) -> None:
             warnings.warn(f"{ALL_CELLS} goes without '{result.name}': {error}", stacklevel=2)
     for name, rows in ((ALL_CELLS, cells), (ALL_VOLUMES, volumes)):
         columns = dict.fromkeys(column for row in rows for column in row) or ("volume",)
-        replace_table(folder / name, columns, rows)
+        write_table(folder / name, columns, rows)
 
 
 def _describe(result: Result) -> dict[str, object]:

@@ -125,7 +125,7 @@ class Stack:
         `otherwise_radius_um` is taken where the settings have no radius and the image shows none.
         """
         radius = settings.cell_radius_um
-        if radius is None and _needs_radius(settings):
+        if radius is None and settings.needs_radius:
             radius = self.cell_size.radius_um if self.cell_size else otherwise_radius_um
         key = (radius, *(getattr(settings, name) for name in PREPARING))
         with self._memory.lock:
@@ -149,7 +149,7 @@ class Stack:
 
     def remark_on_preparation(self, settings: Settings) -> str:
         """Say that preparing could not do what the settings ask, and what to do; else nothing."""
-        if not _needs_radius(settings) or settings.cell_radius_um or self.cell_size:
+        if not settings.needs_radius or settings.cell_radius_um or self.cell_size:
             return ""
         return (
             f"no cells stand out of the noise in '{self.name}', so it is taken as it is, neither "
@@ -162,10 +162,6 @@ class Stack:
         if self.truth_file is None or is_points(self.truth_file):
             return None
         return read_labels(self.truth_file).array
-
-
-def _needs_radius(settings: Settings) -> bool:
-    return settings.match_cell_size or settings.subtract_background
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ alone, so that a training repeats bit for bit, also when it was interrupted.
 """
 
 import copy
-import csv
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from wnet_nb import checkpoint
 from wnet_nb.cells.simulate import BACKGROUND, CORE, Ranges
 from wnet_nb.device import choose_device, choose_dtype
 from wnet_nb.errors import UserError
+from wnet_nb.files.tables import write_table
 from wnet_nb.jobs.starter_volumes import Pool, draw_patches, prepared_volume, starter_settings
 from wnet_nb.losses import reconstruction_loss
 from wnet_nb.model import WNet3D
@@ -174,7 +174,7 @@ class StarterTraining:
         with self.autocast:
             with torch.no_grad():
                 probabilities = self.model.encode(images)
-            rebuilt = self.model.decode(probabilities)
+            rebuilt = self.model.decoder(probabilities)
         loss = reconstruction_loss(rebuilt.float(), images, self.settings.reconstruction_loss)
         self._update("decoder", loss, DECODER_RATE, self.step - self.totals["encoder"])
         return float(loss.detach())
@@ -212,10 +212,7 @@ class StarterTraining:
         state |= {"plan": self.plan, "model": self.model.state_dict()}
         state["optimizers"] = {half: one.state_dict() for half, one in self.optimizers.items()}
         checkpoint.save_state(self.folder, state)
-        with (self.folder / "history.csv").open("w", newline="", encoding="utf-8") as file:
-            table = csv.DictWriter(file, ["step", "phase", "loss"])
-            table.writeheader()
-            table.writerows(self.history)
+        write_table(self.folder / "history.csv", ("step", "phase", "loss"), self.history)
 
     def _restore(self) -> None:
         state, _ = checkpoint.load_newest_state(self.folder)

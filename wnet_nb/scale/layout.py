@@ -41,8 +41,7 @@ class Layout:
     ) -> None:
         self.shape, self.chunk, self.radii = tuple(shape), chunk, radii
         self.prepared_radii = prepared_radii
-        wanted = settings.match_cell_size or settings.subtract_background
-        self.cleaned = wanted and prepared_radii is not None
+        self.cleaned = settings.needs_radius and prepared_radii is not None
         self.factors = voxels_averaged(settings, prepared_radii) if self.cleaned else (1, 1, 1)
         if any(HALO * r > chunk < n for r, n in zip(radii, shape, strict=True)):
             raise UserError(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -22,7 +21,7 @@ from wnet_nb.scale import ome_zarr
 from wnet_nb.scale.job import JOB, WEIGHTS, WORK, open_job
 from wnet_nb.scale.sources import Source
 from wnet_nb.scale.survey import Survey
-from wnet_nb.whole_file import sha256, write_whole
+from wnet_nb.whole_file import sha256, write_json, write_whole
 
 TABLE, SPREADSHEET, FACTS = "cells.parquet", "cells.csv", "result.json"
 SPREADSHEET_ROWS = 1_000_000  # about what a spreadsheet program opens
@@ -102,9 +101,3 @@ def _join_tables(parts: Path, folder: Path, count: int) -> None:
     if count <= SPREADSHEET_ROWS:
         table = pq.read_table(folder / TABLE)
         write_whole(folder / SPREADSHEET, lambda part: pyarrow.csv.write_csv(table, part))
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write JSON values, whole."""
-    words = json.dumps(content, indent=2, ensure_ascii=False)
-    write_whole(path, lambda part: part.write_text(words, encoding="utf-8"))

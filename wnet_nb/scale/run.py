@@ -29,11 +29,11 @@ from wnet_nb.scale import ome_zarr
 from wnet_nb.scale.cluster import CHUNKS, chunk_bytes, connect, count_of_workers, memory_of_workers
 from wnet_nb.scale.job import JOB, OFFSETS, SURVEY, WEIGHTS, WORK, marker
 from wnet_nb.scale.layout import Layout
-from wnet_nb.scale.result import LargeResult, finish, write_json
+from wnet_nb.scale.result import LargeResult, finish
 from wnet_nb.scale.sources import Source, open_source
 from wnet_nb.scale.stages import run_stage
 from wnet_nb.scale.survey import Survey, survey
-from wnet_nb.whole_file import write_whole
+from wnet_nb.whole_file import write_json, write_whole
 
 SLICE = 1000  # chunks that are given to the scheduler at a time
 WORDS = {

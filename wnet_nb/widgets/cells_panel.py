@@ -16,7 +16,7 @@ from wnet_nb.checkpoint import WEIGHTS
 from wnet_nb.errors import UserError, explain
 from wnet_nb.figures import napari_window
 from wnet_nb.files.result import PROJECTIONS, Result
-from wnet_nb.files.rois import write_rois
+from wnet_nb.files.writing import write_rois
 from wnet_nb.jobs.segment import Progress, count_in_words, segment
 from wnet_nb.jobs.stacks import Stack, Stacks
 from wnet_nb.widgets.busy_cell import attend, in_thread
