@@ -9,9 +9,8 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 from torch import nn
 
-from wnet_nb.cells.foreground import find_foreground
 from wnet_nb.cells.measure import measure_cells
-from wnet_nb.cells.outlines import segment_instances
+from wnet_nb.cells.outlines import find_foreground, segment_instances
 from wnet_nb.cells.regions import blocks
 from wnet_nb.cells.scores import centroids, match_instances
 from wnet_nb.cells.size import estimate_cell_radius

@@ -1,11 +1,11 @@
 """Cells from a network that knows core and rim: its cores are seeds, its cells help the outlines.
 
-The starter network is trained on simulated cells whose whole extent is known, so it knows where a
-cell ends better than any level of brightness does. How far a cell must stand out of the texture
-around it, though, only the image at hand can tell: its dark spots do (`seeds.Ground`).
+It knows better than any level of brightness where a cell ends. How far one must stand out of the
+texture around it, though, only the dark spots of the image at hand can tell (`seeds.Ground`).
 """
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
@@ -29,61 +29,41 @@ RESOLVED_RADIUS = 2.7  # voxels; in thinner cells the network's voxels are too c
 DIM_LEVEL = (0.3, 0.5), (0.15, 0.3)  # that the border of a cell has at least, by the boundary
 
 
+@dataclass(frozen=True)
 class NetworkEvidence:
-    """Finds cells block by block in the probabilities of a network with a core class.
+    """Finds cells block by block in the probabilities of a network with a core class."""
 
-    Parameters
-    ----------
-    core, foreground : ndarray
-        (Z, Y, X) in 0-1: probability of the middle of a cell; of core or rim.
-    image : ndarray
-        (Z, Y, X), any real dtype.
-    radii : ndarray
-        Cell radius in voxels (z, y, x).
-    ground : Ground
-        The background, and what a spot must exceed.
-    """
-
-    def __init__(
-        self,
-        core: np.ndarray,
-        foreground: np.ndarray,
-        image: np.ndarray,
-        radii: np.ndarray,
-        ground: Ground,
-    ) -> None:
-        self._core, self._foreground, self._image, self._radii = core, foreground, image, radii
-        self._ground = ground
+    core: np.ndarray  # (Z, Y, X) in 0-1: probability of the middle of a cell
+    foreground: np.ndarray  # (Z, Y, X) in 0-1: of core or rim
+    image: np.ndarray  # (Z, Y, X), any real dtype
+    radii: np.ndarray  # of a cell in voxels (z, y, x)
+    ground: Ground  # the background, and what a spot must exceed
 
     def find(self, block: Box) -> Region:
         """Return the cells of a block and its halo."""
-        radii = self._radii
-        place = with_halo(block, radii, self._core.shape)
-        core = ndimage.gaussian_filter(self._core[place], SMOOTH_SIGMA * radii, truncate=3)
+        radii, place = self.radii, with_halo(block, self.radii, self.core.shape)
+        core = ndimage.gaussian_filter(self.core[place], SMOOTH_SIGMA * radii, truncate=3)
         window = 2 * np.maximum(np.floor(SEED_REACH * radii).astype(int), 1) + 1
         seeds = find_seeds(core, core > SEED_PROBABILITY, window, radii, SEED_REACH)
-        foreground = self._foreground[place]
+        foreground = self.foreground[place]
         landscape = ndimage.gaussian_filter(foreground, SMOOTH_SIGMA * radii, truncate=3)
         landscape += core
         np.negative(landscape, out=landscape)
         mask = foreground > GROWTH_PROBABILITY
-        above = self._ground.above(self._image, place)
+        above = self.ground.above(self.image, place)
         region = grow_cells(block, place, seeds, landscape, mask, above, radii)
-        region.owned[1:] &= self._stand_out(above, region.basins, len(seeds))
+        # A cell must hold a spot of its size that stands out of texture and noise.
+        blob = difference_of_gaussians(np.maximum(above, 0), SEED_SIGMA * radii)
+        strongest = ndimage.maximum(blob, region.basins, np.arange(1, len(seeds) + 1))
+        region.owned[1:] &= np.asarray(strongest) >= self.ground.floor
         return region
-
-    def _stand_out(self, above: np.ndarray, basins: np.ndarray, count: int) -> np.ndarray:
-        """Return for each basin whether a spot of cell size in it is above texture and noise."""
-        blob = difference_of_gaussians(np.maximum(above, 0), SEED_SIGMA * self._radii)
-        strongest = ndimage.maximum(blob, basins, np.arange(1, count + 1))
-        return np.asarray(strongest) >= self._ground.floor
 
     def find_boundary(self, parts: Iterable[Region]) -> float:
         """Return the foreground probability at which cells end, generous where edges are soft."""
         low, high = EDGE_LEVELS
         found = [np.zeros(0)]
         for region in parts:
-            _, level, steepness = edges(region, self._radii)
+            _, level, steepness = edges(region, self.radii)
             found.append(steepness[(level > low) & (level < high)])
         steepness = np.concatenate(found)
         return float(np.interp(np.median(steepness), *BOUNDARY)) if len(steepness) else 0.4
@@ -95,9 +75,9 @@ class NetworkEvidence:
         where a cell is hardly thicker than a voxel, only the image is finer than that.
         """
         cores = region.cores[region.basins]
-        thinnest = float(self._radii.min())
+        thinnest = float(self.radii.min())
         inside = region.contrast > np.interp(thinnest, *BRIGHT_LEVEL) * cores
         if thinnest >= RESOLVED_RADIUS:
-            known = self._foreground[region.place] > boundary
+            known = self.foreground[region.place] > boundary
             inside |= known & (region.contrast > np.interp(boundary, *DIM_LEVEL) * cores)
         return inside

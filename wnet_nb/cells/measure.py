@@ -22,25 +22,13 @@ WHOLE_NUMBERS = {"label", "volume_voxels", "touches_border"}
 def measure_cells(
     labels: np.ndarray, image: np.ndarray, *, voxel_size_um: Sequence[float]
 ) -> dict[str, np.ndarray]:
-    """Measure every cell.
+    """Measure every cell of integer labels (Z, Y, X) on the image as it is in the file.
 
-    Parameters
-    ----------
-    labels : ndarray
-        (Z, Y, X) integer, 0 background.
-    image : ndarray
-        (Z, Y, X), any real dtype: the original brightness.
-    voxel_size_um : sequence of float
-        (z, y, x) in µm.
-
-    Returns
-    -------
-    dict of ndarray
-        The `COLUMNS`, each (n,), ordered by label. Centroids count from the middle of the first
-        voxel. Axes are those of the ellipsoid with the same second moments. Sphericity is the
-        surface of the ball of equal volume over the surface of the cell (Wadell 1935), 1 for a
-        ball. Local contrast is the mean inside minus the mean of a shell of 0.3 radii around the
-        cell that belongs to no other cell, in grey levels; NaN where there is no such shell.
+    Given are the `COLUMNS`, each (n,), ordered by label; `voxel_size_um` is (z, y, x). Centroids
+    count from the middle of the first voxel. Axes are those of the ellipsoid with the same second
+    moments. Sphericity is the surface of the ball of equal volume over the surface of the cell
+    (Wadell 1935), 1 for a ball. Local contrast is the mean inside minus the mean of a shell of 0.3
+    radii around the cell that belongs to no other cell, in grey levels; NaN without such a shell.
     """
     size = np.asarray(voxel_size_um, float)
     rows = [

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from wnet_nb.cells.foreground import find_foreground
 from wnet_nb.cells.from_image import ImageEvidence
 from wnet_nb.cells.from_network import NetworkEvidence
 from wnet_nb.cells.regions import BLOCK_SIZE, Region, blocks, busiest, enlarged
-from wnet_nb.cells.seeds import Ground
+from wnet_nb.cells.seeds import SEED_SIGMA, Ground
 from wnet_nb.cells.size import CellSize, estimate_cell_radius
+from wnet_nb.grid import block_means, difference_of_gaussians
 
 NAMED, KNOWN = "chosen by you", "core and rim of cells, as the network was taught them"
 ROUND_SIGMA = 0.2  # cell radii: smoothing of the finished outline
@@ -65,7 +65,8 @@ def segment_instances(
     voxel_size_um : sequence of float
         (z, y, x) in µm.
     cell_radius_um : float or CellSize, optional
-        Typical radius in µm, or what was estimated before; estimated if not given.
+        Typical radius in µm, or what was estimated before; estimated if not given (UserError if
+        there is none to be seen).
     foreground_classes : sequence of int, optional
         The classes that are cells; found if not given (`find_foreground`).
     core_class : int, optional
@@ -79,14 +80,13 @@ def segment_instances(
         Smallest object kept, as a share of the volume of a ball of the cell radius.
     block_size : int
         Edge in voxels of the blocks of a large volume.
-
-    Raises
-    ------
-    UserError
-        If no radius is given and none can be estimated.
     """
     size = np.asarray(voxel_size_um, float)
-    cell = _cell_size(image, size, cell_radius_um)
+    cell = cell_radius_um
+    if cell is None:
+        cell = estimate_cell_radius(image, voxel_size_um=tuple(size))
+    elif not isinstance(cell, CellSize):
+        cell = CellSize(float(cell), tuple((cell / size).tolist()), 0, 0.0, "given by you")
     radii = cell.radius_um / size
     if foreground_classes:
         classes = tuple(int(k) for k in foreground_classes)
@@ -119,15 +119,47 @@ def segment_instances(
     return Instances(_renumber(labels), foreground, classes, reason, cell, *found)
 
 
-def _cell_size(
-    image: np.ndarray, size: np.ndarray, cell_radius_um: float | CellSize | None
-) -> CellSize:
-    if isinstance(cell_radius_um, CellSize):
-        return cell_radius_um
-    if cell_radius_um is None:
-        return estimate_cell_radius(image, voxel_size_um=tuple(size))
-    radii = tuple(float(cell_radius_um / step) for step in size)
-    return CellSize(float(cell_radius_um), radii, 0, 0.0, "given by you")
+def find_foreground(
+    probabilities: np.ndarray, image: np.ndarray, radii: np.ndarray
+) -> tuple[tuple[int, ...], str]:
+    """Find the classes that are cells, and say why.
+
+    Cells are bright, take the smaller part of the volume, and are compact: a Laplacian of Gaussian
+    of their size answers positively inside them, and negatively in the halo around them. The class
+    with the strongest answer is taken, and with three or more classes every other class whose
+    answer is at least a third as strong and which is brighter than the volume on average. Where
+    the probabilities of the class hardly vary, the network has learned nothing: the reason says so.
+
+    `probabilities` are (K, Z, Y, X), the image (Z, Y, X), and `radii` a cell's in voxels (z, y, x).
+    """
+    step = np.maximum(1.0, 0.5 * radii)
+    picture = block_means(image, step)
+    blob = difference_of_gaussians(picture, SEED_SIGMA * (radii / step))
+    spread = max(float(picture.std()), 1e-9)
+    maps = [block_means(p, step) for p in probabilities]
+    shares = [float(m.mean()) for m in maps]
+    totals = [max(float(m.sum()), 1e-9) for m in maps]
+    answers = [float((blob * m).sum()) / t / spread for m, t in zip(maps, totals, strict=True)]
+    brightness = [float((picture * m).sum()) / t for m, t in zip(maps, totals, strict=True)]
+    best = int(np.argmax(answers))
+    if np.ptp(maps[best]) < 0.5:
+        return (int(np.argmin(shares)),), (
+            "no class tells one place from another: the network has learned nothing; train it "
+            "again, longer or with another seed"
+        )
+    classes = [best]
+    if len(maps) > 2:
+        bright = [k for k in range(len(maps)) if brightness[k] > picture.mean()]
+        classes = sorted({best, *(k for k in bright if answers[k] > answers[best] / 3)})
+    words = " and ".join(
+        f"class {k} (mean brightness {brightness[k]:.4g}, {100 * shares[k]:.1f} % of the volume)"
+        for k in classes
+    )
+    rest = max((brightness[k] for k in range(len(maps)) if k not in classes), default=np.nan)
+    return tuple(classes), (
+        f"{words}, which lies on bright spots as large as a cell; mean brightness of the rest "
+        f"{rest:.4g}"
+    )
 
 
 def label_cells(

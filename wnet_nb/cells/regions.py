@@ -69,18 +69,9 @@ def grow_cells(
 ) -> Region:
     """Divide the space around the seeds among them, and measure how bright each cell is.
 
-    Parameters
-    ----------
-    block, place : tuple of slice
-        A block, and the same with its halo, where the arrays lie.
-    seeds : ndarray
-        (n, 3): the middle of each cell, in voxels of `place`.
-    landscape, mask : ndarray
-        (z, y, x): what is flooded from the seeds, low where cells are, and how far.
-    above : ndarray
-        (z, y, x) float32: the image without its background.
-    radii : ndarray
-        Cell radius in voxels (z, y, x).
+    The arrays (z, y, x) lie in `place`, the `block` with its halo. The `landscape`, low where cells
+    are, is flooded within the `mask` from `seeds` (n, 3), the middle of each cell in voxels of
+    `place`. `above` is the image without its background, float32; `radii` a cell's in voxels.
     """
     markers = np.zeros(landscape.shape, np.int32)
     markers[tuple(seeds.T)] = np.arange(1, len(seeds) + 1)
@@ -104,20 +95,8 @@ def grow_cells(
 def edges(region: Region, radii: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return how the brightness of the cells that a region owns falls off, voxel by voxel.
 
-    Parameters
-    ----------
-    region : Region
-    radii : ndarray
-        Cell radius in voxels (z, y, x).
-
-    Returns
-    -------
-    basins : ndarray
-        (n,) int32: the cell that a voxel belongs to.
-    level : ndarray
-        (n,) float32: its brightness between the surroundings (0) and the core (1) of the cell.
-    steepness : ndarray
-        (n,) float32: how much that changes over one cell radius.
+    Given are, for n voxels, the cell (int32), the brightness between its surroundings (0) and its
+    core (1), and how much that changes over one cell radius (`radii` in voxels), both float32.
     """
     inside = region.owned[region.basins]
     slopes = (np.gradient(region.contrast, 1 / r, axis=a) for a, r in enumerate(radii))

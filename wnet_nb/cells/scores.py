@@ -104,21 +104,11 @@ def match_instances(
 ) -> InstanceScores:
     """Match predicted to true cells one-to-one where their IoU reaches each threshold.
 
-    The matching has the most pairs possible and, among those, the largest sum of IoU. It counts
-    as StarDist's ``matching`` does (github.com/stardist/stardist), except that StarDist's tie-break
-    also sums pairs below the threshold: its ``mean_matched_score`` can be lower, never higher.
-
-    Parameters
-    ----------
-    prediction, truth : ndarray
-        (Z, Y, X), integer: instance labels in any order, 0 is background.
-    thresholds : sequence of float
-        IoU thresholds above 0, at most 1; a pair counts if its IoU is at least the threshold.
-
-    Examples
-    --------
-    >>> match_instances(np.array([1, 1, 0, 7]), np.array([2, 2, 2, 0]), thresholds=[0.5]).recall
-    (1.0,)
+    Both are integer labels (Z, Y, X) in any order, 0 is background; thresholds are above 0, at most
+    1, and a pair counts if its IoU is at least the threshold. The matching has the most pairs
+    possible and, among those, the largest sum of IoU. It counts as StarDist's ``matching`` does
+    (github.com/stardist/stardist), except that StarDist's tie-break also sums pairs below the
+    threshold: its ``mean_matched_score`` can be lower, never higher.
     """
     rows, columns, ious, n_predicted, n_true = _overlap_ious(prediction, truth)
     empty_iou = 1.0 if n_predicted == n_true == 0 else 0.0
@@ -137,24 +127,12 @@ def match_points(
 ) -> DetectionScores:
     """Match the centroids of predicted cells one-to-one to true points within a radius.
 
-    The matching has the most pairs possible and, among those, the least sum of distances.
+    The prediction is integer labels (Z, Y, X), 0 is background; points are (n, 3), (z, y, x) in
+    voxels, the centre of the first voxel at 0; the radius is the largest distance of a pair,
+    included. The matching has the most pairs possible and, among those, the least sum of distances.
 
-    Parameters
-    ----------
-    prediction : ndarray
-        (Z, Y, X), integer: instance labels, 0 is background.
-    points : ndarray
-        (n, 3): true positions (z, y, x) in voxels, the centre of the first voxel at 0.
-    radius_um : float
-        Largest distance of a pair in µm, included.
-    voxel_size_um : sequence of float
-        (z, y, x) in µm.
-
-    Raises
-    ------
-    UserError
-        If a point lies more than one voxel outside the volume, most often because its coordinates
-        are in another order.
+    UserError if a point lies more than one voxel outside the volume, most often because its
+    coordinates are in another order.
     """
     points, shape = np.reshape(points, (-1, 3)), prediction.shape
     outside = np.flatnonzero(((points < -1) | (points > shape)).any(axis=1))

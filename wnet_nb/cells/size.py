@@ -44,20 +44,10 @@ def estimate_cell_radius(
     """Estimate the typical cell radius of a volume.
 
     A ball of radius r answers the scale-normalised Laplacian of Gaussian most at
-    sigma = r / sqrt(3) (Lindeberg 1998, doi:10.1023/A:1008045108935).
-
-    Parameters
-    ----------
-    image : ndarray
-        (Z, Y, X), any real dtype: bright cells on a darker background. Scale and offset of the grey
-        levels do not matter.
-    voxel_size_um : tuple of float
-        (z, y, x) in µm; only its proportions matter if the unit is unknown.
-
-    Raises
-    ------
-    UserError
-        If the image is not finite or constant, or no blob stands out of the noise.
+    sigma = r / sqrt(3) (Lindeberg 1998, doi:10.1023/A:1008045108935). The image (Z, Y, X) has any
+    real dtype and bright cells on a darker background; scale and offset of the grey levels do not
+    matter. Voxel sizes are (z, y, x). UserError if the image is not finite or constant, or no blob
+    stands out of the noise.
     """
     low, high = float(image.min()), float(image.max())
     if not np.isfinite(high - low):
