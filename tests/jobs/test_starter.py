@@ -4,8 +4,7 @@ import torch
 
 from wnet_nb.cells.simulate import Ranges
 from wnet_nb.checkpoint import load_checkpoint
-from wnet_nb.jobs.starter import class_loss, make_starter
-from wnet_nb.jobs.starter_volumes import draw_patches
+from wnet_nb.jobs.starter import class_loss, draw_patches, make_starter
 
 STEPS, VOLUMES = 6, 2
 

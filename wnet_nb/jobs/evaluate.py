@@ -60,17 +60,13 @@ def evaluate(
         ``predictions``, or the run).
     truth : str or Path
         A label TIFF, a CSV of points (columns z, y, x in voxels), or a folder of these. In
-        folders, files belong together that differ only in endings such as _image or _labels.
+        folders, files belong together that differ only in endings such as _image or _labels;
+        UserError if none do.
     radius_um : float, optional
         How far from a point its cell may lie, in µm; if not given, the radius of the median
         predicted cell.
     voxel_size_um : sequence of 3 float, optional
         (z, y, x) in µm, in place of what the files state; only points need it.
-
-    Raises
-    ------
-    UserError
-        If a file cannot be read, nothing matches, or two volumes differ in shape.
     """
     prediction, truth = Path(prediction), Path(truth)
     if (prediction / LABELS).exists():

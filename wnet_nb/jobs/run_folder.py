@@ -121,11 +121,9 @@ def check_same(run: Path, settings: Settings, stacks: Sequence[Stack]) -> None:
 
 def nearest_preset(settings: Settings) -> str:
     """Return the name of the preset from which the fewest options differ."""
-    now = settings.as_dict()
 
     def distance(name: str) -> int:
-        begun = preset(name).as_dict()
-        return sum(now[option] != begun[option] for option in begun)
+        return sum(getattr(settings, option) != v for option, v in vars(preset(name)).items())
 
     return min(PRESETS, key=distance)
 

@@ -78,12 +78,8 @@ def segment(
     Returns
     -------
     list of Result
-        Of the volumes that worked; the others are told to `observe`, or are a warning.
-
-    Raises
-    ------
-    UserError
-        If an option belongs to the training, or no volume could be segmented.
+        Of the volumes that worked; the others are told to `observe`, or are a warning. UserError if
+        there is none, or an option belongs to the training.
     """
     loaded = load_model(model)
     settings = segment_settings(loaded, changes)

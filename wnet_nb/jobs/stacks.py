@@ -203,15 +203,14 @@ def read_stacks(
     """Read the volumes of a file or folder; files that cannot be used are named, not fatal.
 
     Of an OME-Zarr, and of what is larger than half of the free memory where the extra `scale` is
-    installed, boxes from all over it are taken, each as a volume.
-
-    True labels beside an image (``x_labels.tif`` beside ``x.tif``) are recognised by name and
-    content: results are scored against them, and they are never trained on.
+    installed, boxes from all over it are taken, each as a volume. True labels beside an image
+    (``x_labels.tif`` beside ``x.tif``) are recognised by name and content: results are scored
+    against them, and they are never trained on.
 
     Parameters
     ----------
     path : str or Path
-        A TIFF or a folder of TIFFs.
+        A TIFF or a folder of TIFFs; UserError if it does not exist.
     settings : Settings
         `channel`, `time`, `voxel_size_um`, and what `check_volume` looks at.
     labels : str or Path, optional
@@ -222,11 +221,6 @@ def read_stacks(
         Whether to look into the volumes (`check_volume`), or only at what reading brought up.
     trained_size_um : sequence of 3 float, optional
         Voxel size (z, y, x) for files that state none.
-
-    Raises
-    ------
-    UserError
-        If a path does not exist, or `labels` fit no volume; not if no volume can be used.
     """
     path = Path(path)
     if is_zarr(path) or (

@@ -1,8 +1,8 @@
 """Starter weights: a W trained on simulated cells only, from which a training on a stack starts.
 
 The encoder learns background, core and rim of cells that `cells.simulate` draws; the decoder then
-learns to give the image back from these classes. Every step draws its chance from (seed, step)
-alone, so that a training repeats bit for bit, also when it was interrupted.
+learns to give the image back from these classes. Every volume follows from (seed, number) and every
+step from (seed, step), so that a training repeats bit for bit, also when it was interrupted.
 """
 
 import copy
@@ -11,20 +11,25 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 from torch.nn.utils import clip_grad_norm_
 
 from wnet_nb import checkpoint
-from wnet_nb.cells.simulate import BACKGROUND, CORE, Ranges
+from wnet_nb.cells.simulate import BACKGROUND, CORE, RIM, Ranges, core_and_rim, simulate_cells
+from wnet_nb.config import Settings, preset
+from wnet_nb.data import CELL_RADIUS_VOXELS, prepare
 from wnet_nb.device import choose_device, choose_dtype
 from wnet_nb.errors import UserError
 from wnet_nb.files.tables import write_table
-from wnet_nb.jobs.starter_volumes import Pool, draw_patches, prepared_volume, starter_settings
 from wnet_nb.losses import reconstruction_loss
 from wnet_nb.model import WNet3D
 
+CLASSES = ("background", "core", "rim")  # in the order of the channels
+VOLUME_SIZE, PATCH, BATCH = 64, 32, 4
+CELL_SHARE = 0.35  # patches drawn around a cell; the others anywhere, mostly background
 STEPS, VOLUMES = 13_000, 1_200  # of the weights in the package
 LEARNING_RATE, WARM_UP = 1.5e-3, 300
 GRADIENT_LIMIT = 1.0
@@ -32,6 +37,10 @@ AVERAGE_DECAY = 0.999  # the weights that are kept are a running mean over about
 DECODER_SHARE = 0.06  # of the encoder's steps, trained after them
 DECODER_RATE = 1e-3
 SAVE_EVERY, LOG_EVERY = 1_000, 100
+
+# Of prepared simulated volumes, images and classes: (Z, Y, X) uint8. An image is its brightness
+# after the preparation, 0-100, times 2.55.
+Pool = list[tuple[np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -50,26 +59,12 @@ def make_starter(
     """Train starter weights and write them to `out`, yielding after every volume and step.
 
     The folder ``out`` + ``.training`` keeps the last states and ``history.csv``; a training that
-    was interrupted goes on from there when called again with the same arguments.
+    was interrupted goes on from there when called again with the same arguments. The weights are
+    float16. Narrower `ranges` make a starter for cells of one kind; `steps` are the encoder's, the
+    decoder gets 6 % more; each of the `volumes` takes 0.5 MB of memory.
 
-    Parameters
-    ----------
-    out : Path
-        The ``.safetensors`` file to write; float16.
-    ranges : Ranges
-        What the cells look like; narrower ranges make a starter for cells of one kind.
-    steps : int
-        Of the encoder; the decoder gets 6 % more.
-    seed : int
-        Of volumes, weights and patches.
-    volumes : int
-        How many are simulated; 0.5 MB of memory each.
-
-    Raises
-    ------
-    UserError
-        If `out` is not a new ``.safetensors`` file, if a training with other arguments lies beside
-        it, or `steps` is not positive.
+    UserError if `out` is not a new ``.safetensors`` file, if a training with other arguments lies
+    beside it, or `steps` is not positive.
     """
     if out.suffix != ".safetensors":
         raise UserError(f"'{out}' must end in .safetensors")
@@ -92,12 +87,7 @@ def make_starter(
 def class_loss(logits: Tensor, classes: Tensor) -> Tensor:
     """Cross entropy plus the soft Dice losses of core and of the whole cell, a scalar.
 
-    Parameters
-    ----------
-    logits : Tensor
-        (N, 3, Z, Y, X), before the softmax.
-    classes : Tensor
-        (N, Z, Y, X) int64.
+    `logits` are (N, 3, Z, Y, X), before the softmax, and `classes` (N, Z, Y, X) int64.
     """
     logits = logits.float()
     loss = functional.cross_entropy(logits, classes)
@@ -228,3 +218,58 @@ class StarterTraining:
         for half, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][half])
         self.step, self.history, self.sums = state["step"], state["history"], state["sums"]
+
+
+def starter_settings(seed: int = 0) -> Settings:
+    """Return the settings that starter weights are trained and used with."""
+    return preset(
+        "scratch",
+        n_classes=len(CLASSES),
+        foreground_classes=(CORE, RIM),
+        core_class=CORE,
+        patch_size=PATCH,
+        seed=seed,
+    )
+
+
+def prepared_volume(number: int, seed: int, ranges: Ranges) -> tuple[np.ndarray, np.ndarray]:
+    """Simulate a volume and prepare it as `quick` does, with a radius that is a bit off.
+
+    Returns brightness times 2.55, and classes (background, core, rim), both (64, 64, 64) uint8.
+    """
+    simulated = simulate_cells(1_000_003 * seed + number, (VOLUME_SIZE,) * 3, ranges)
+    # Above 1.5 times the aim voxels would be averaged; volumes are drawn as they are after that.
+    radius = min(simulated.estimated_radius, 1.49 * CELL_RADIUS_VOXELS)
+    settings = starter_settings().replace(cell_radius_um=max(radius, 1.2))
+    prepared = prepare(simulated.image, settings, voxel_size_um=simulated.voxel_size)
+    image = prepared.normalisation.apply(prepared.array)
+    return np.rint(2.55 * image).astype(np.uint8), core_and_rim(simulated.labels, simulated.depth)
+
+
+def draw_patches(pool: Pool, seed: int, step: int) -> tuple[Tensor, Tensor]:
+    """Draw the patches of a step: images (4, 1, 32, 32, 32) in 0-100 and classes (4, 32, 32, 32).
+
+    They are flipped, turned in the plane, and their brightness is bent (gamma) and scaled.
+    """
+    rng = np.random.default_rng([seed, step])
+    images, targets = [], []
+    for _ in range(BATCH):
+        image, classes = pool[rng.integers(len(pool))]
+        corner = rng.integers(0, np.array(classes.shape) - PATCH + 1)
+        if rng.random() < CELL_SHARE:
+            cells = np.flatnonzero(classes == CORE)
+            if len(cells):
+                middle = np.array(np.unravel_index(rng.choice(cells), classes.shape))
+                corner = middle - rng.integers(0, PATCH, 3)
+                corner = np.clip(corner, 0, np.array(classes.shape) - PATCH)
+        box = tuple(slice(c, c + PATCH) for c in corner)
+        flips = tuple(axis for axis in range(3) if rng.random() < 0.5)
+        turns = rng.integers(4)
+        image, target = (
+            np.rot90(np.flip(array[box], flips), turns, (1, 2)) for array in (image, classes)
+        )
+        image = image.astype(np.float32) / 255
+        image = image ** np.exp(rng.normal(0, 0.2)) * np.exp(rng.normal(0, 0.15))
+        images.append(100 * np.clip(image, 0, 1).astype(np.float32))
+        targets.append(target.astype(np.int64))
+    return torch.from_numpy(np.stack(images)[:, None]), torch.from_numpy(np.stack(targets))

@@ -40,6 +40,8 @@ def train(
 ) -> Event | None:
     """Train a network on volumes, without labels.
 
+    UserError if there is nothing to train on, or the folder is taken, in use, or of another run.
+
     Parameters
     ----------
     data : path or Stacks
@@ -57,11 +59,6 @@ def train(
     -------
     Finished
         Or the last event, where it was stopped: the model of the last step is in the run.
-
-    Raises
-    ------
-    UserError
-        If there is nothing to train on, or the folder is taken, in use, or of another training.
     """
     event = None
     with contextlib.closing(train_events(data, run, settings, resume=resume)) as events:
