@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.benchmarks.nuclei import make_nuclei
 from wnet_nb.checkpoint import build_model
 from wnet_nb.config import Settings
 from wnet_nb.data import Normalisation, Prepared, fit_normalisation, prepare
@@ -19,7 +20,6 @@ from wnet_nb.inference import (
     measure_moments,
     predict_probabilities,
 )
-from wnet_nb.jobs.example import make_example
 from wnet_nb.training import Finished, fit
 
 PLAIN = Normalisation("minmax", 0.0, 100.0)
@@ -272,7 +272,7 @@ def test_tile_that_the_network_does_not_take_is_refused(tile_size, wnet, volume)
 
 
 def test_layout_of_the_tiles_hardly_shows_in_what_a_trained_network_says():
-    image, _ = make_example(shape=(48, 48, 48), n_cells=18)
+    image, _ = make_nuclei(shape=(48, 48, 48), n_cells=18)
     settings = Settings(
         base_channels=4,
         dropout=0.1,

@@ -11,11 +11,11 @@ from typing import NamedTuple
 
 import numpy as np
 import tifffile
+from nuclei import make_nuclei
 from voronoi_otsu import OUTLINE_SIGMA, SPOT_SIGMA, voronoi_otsu
 
 from wnet_nb.cells.scores import match_instances
 from wnet_nb.cells.size import estimate_cell_radius
-from wnet_nb.jobs.example import make_example
 
 REAL = {
     "delivr_cfos_695_2": ("delivr_cfos_695_2_image.tif", (6.0, 1.62, 1.62)),
@@ -85,7 +85,7 @@ def read_cases(data: Path) -> Iterator[Case]:
             labels = tifffile.imread(truth).astype(np.int32) if truth.exists() else None
             yield Case(name, tifffile.imread(data / file), labels, spacing)
     for name, options in PHANTOMS.items():
-        image, labels = make_example(**options)
+        image, labels = make_nuclei(**options)
         yield Case(name, image, labels, options.get("voxel_size_um", (1.0, 1.0, 1.0)))
 
 

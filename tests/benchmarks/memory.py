@@ -100,12 +100,13 @@ def segment_here(run, image, out):
 
 def prepare_files(folder, shape):
     """Write the volume and train the network; return run folder, image and number of cells."""
+    from nuclei import make_nuclei
+
     from wnet_nb import config
     from wnet_nb.files.writing import write_volume
     from wnet_nb.jobs import train as pipeline
-    from wnet_nb.jobs.example import make_example
 
-    image, labels = make_example(shape=(BLOCK,) * 3, n_cells=CELLS)
+    image, labels = make_nuclei(shape=(BLOCK,) * 3, n_cells=CELLS)
     write_volume(folder / "block.tif", image, voxel_size_um=(1, 1, 1))
     pipeline.train(folder / "block.tif", folder / "run", config.preset("quick", epochs=2))
     tifffile.imwrite(folder / "volume.tif", fill(image, shape))  # not packed, so it is mapped

@@ -1,10 +1,10 @@
-"""Synthetic nuclei of cleared tissue of another make than those that the starter learned from.
+"""Synthetic nuclei of cleared tissue, of another make than those that the starter learned from.
 
-The volumes of the tables since version 0.1: large, sparse, noisy, dense, small, anisotropic.
+The example in the package is `make_nuclei()`; other kinds are in tests and in the tables since
+version 0.1: large, sparse, noisy, dense, small, anisotropic.
 """
 
 import math
-from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage
@@ -20,14 +20,6 @@ _DEPTH_TRANSMISSION = 0.4  # light left at the last plane
 _TRIES_PER_CELL = 60
 
 
-class _Nucleus(NamedTuple):
-    """An ellipsoid: ``centre`` (3,) in µm, ``form`` (3, 3) in µm⁻², ``brightness`` relative."""
-
-    centre: np.ndarray
-    form: np.ndarray  # u @ form @ u = 1 on the surface
-    brightness: float
-
-
 def make_nuclei(
     seed: int = 0,
     *,
@@ -39,7 +31,7 @@ def make_nuclei(
     blur_um: float | None = None,
     noise: float = 1.0,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Make a light-sheet-like stack of nuclei and its instance labels.
+    """Make a light-sheet-like stack of nuclei and its instance labels, both (z, y, x) uint16.
 
     Ellipsoidal nuclei of varied size, orientation, brightness and slight texture; a point spread
     twice as long in z as in the plane; light lost with depth (z); uneven background; shot and read
@@ -49,10 +41,8 @@ def make_nuclei(
     ----------
     seed : int
         Seed of every random choice.
-    shape : tuple of int
-        Size in voxels, (z, y, x).
-    voxel_size_um : tuple of float
-        Voxel size (z, y, x) in µm. With the default, lengths in µm are lengths in voxels.
+    shape, voxel_size_um : tuple
+        (z, y, x) in voxels and in µm.
     cell_radius_um : float
         Radius in µm of the sphere as large as the median nucleus.
     n_cells : int
@@ -65,22 +55,15 @@ def make_nuclei(
     noise : float
         Noise level: 1 is a good stack, 3 a poor one, 0 none. There are ``1 / noise**2`` times as
         many photons.
-
-    Returns
-    -------
-    image : ndarray of uint16, shape ``shape``
-        Grey levels.
-    labels : ndarray of uint16, shape ``shape``
-        0 is background, 1 to n the nuclei.
     """
     if blur_um is None:
         blur_um = cell_radius_um / 6
     rng = np.random.default_rng(seed)
     voxel_size = np.asarray(voxel_size_um, dtype=float)
-    nuclei = _place_nuclei(rng, shape * voxel_size, cell_radius_um, n_cells, touching_fraction)
-    labels = _draw_labels(rng, nuclei, shape, voxel_size, cell_radius_um)
-
-    brightness = np.array([0.0] + [nucleus.brightness for nucleus in nuclei], dtype=np.float32)
+    centres, forms, brightness = _place_nuclei(
+        rng, shape * voxel_size, cell_radius_um, n_cells, touching_fraction
+    )
+    labels = _draw_labels(rng, centres, forms, shape, voxel_size, cell_radius_um)
     texture = _smooth_noise(rng, shape, 0.35 * cell_radius_um / voxel_size)
     signal = brightness[labels] * np.clip(1 + 0.22 * texture, 0.3, None)
     signal = ndimage.gaussian_filter(signal, np.array([2, 1, 1]) * blur_um / voxel_size)
@@ -88,27 +71,31 @@ def make_nuclei(
     return image, labels
 
 
-def _place_nuclei(rng, extent_um, radius_um, n_cells, touching_fraction) -> list[_Nucleus]:
-    """Place up to `n_cells` ellipsoids that do not overlap, some of them in contact."""
+def _place_nuclei(rng, extent_um, radius_um, n_cells, touching_fraction):
+    """Place up to `n_cells` ellipsoids that do not overlap, some of them in contact.
+
+    Returned are the centres (n, 3) in µm; the forms (n, 3, 3) in µm⁻², u @ form @ u = 1 on the
+    surface; and the relative brightness (n + 1,), 0 for the background.
+    """
     margin = np.minimum(0.4 * radius_um, extent_um / 2)
-    nuclei: list[_Nucleus] = []
     centres, forms = np.empty((n_cells, 3)), np.empty((n_cells, 3, 3))
+    brightness, n = np.zeros(n_cells + 1, np.float32), 0
     for _ in range(n_cells):
         form = _random_form(rng, radius_um)
-        brightness = float(np.exp(rng.normal(0, 0.45)))
-        touching = nuclei and rng.random() < touching_fraction
+        brightness[n + 1] = np.exp(rng.normal(0, 0.45))
+        touching = n > 0 and rng.random() < touching_fraction
         for _ in range(_TRIES_PER_CELL):
             centre = rng.uniform(margin, extent_um - margin)
             if touching:
-                centre = _touching_centre(rng, nuclei[rng.integers(len(nuclei))], form)
+                near = rng.integers(n)
+                centre = _touching_centre(rng, centres[near], forms[near], form)
             if np.any(centre < margin) or np.any(centre > extent_um - margin):
                 continue
-            n = len(nuclei)
             if _has_room(centre, form, centres[:n], forms[:n]):
                 centres[n], forms[n] = centre, form
-                nuclei.append(_Nucleus(centre, form, brightness))
+                n += 1
                 break
-    return nuclei
+    return centres[:n], forms[:n], brightness[: n + 1]
 
 
 def _random_form(rng, radius_um) -> np.ndarray:
@@ -120,19 +107,17 @@ def _random_form(rng, radius_um) -> np.ndarray:
     return orientation @ np.diag(1 / axes**2) @ orientation.T
 
 
-def _touching_centre(rng, neighbour: _Nucleus, form) -> np.ndarray:
-    """Centre (3,) in µm that brings an ellipsoid into contact with its neighbour."""
+def _touching_centre(rng, centre, neighbour, form) -> np.ndarray:
+    """Centre (3,) in µm that brings an ellipsoid into contact with its neighbour at `centre`."""
     direction = rng.normal(size=3)
     direction /= np.linalg.norm(direction)
-    reach = 1 / math.sqrt(direction @ neighbour.form @ direction)
+    reach = 1 / math.sqrt(direction @ neighbour @ direction)
     reach += 1 / math.sqrt(direction @ form @ direction)
-    return neighbour.centre + 0.96 * reach * direction
+    return centre + 0.96 * reach * direction
 
 
 def _has_room(centre, form, centres, forms) -> bool:
     """Say whether an ellipsoid at `centre` overlaps none of those at `centres` (n, 3)."""
-    if len(centres) == 0:
-        return True
     offset = centres - centre
     distance = np.linalg.norm(offset, axis=1)
     direction = offset / distance[:, None]
@@ -141,7 +126,7 @@ def _has_room(centre, form, centres, forms) -> bool:
     return bool(np.all(distance > 0.95 * reach))
 
 
-def _draw_labels(rng, nuclei, shape, voxel_size, radius_um) -> np.ndarray:
+def _draw_labels(rng, centres, forms, shape, voxel_size, radius_um) -> np.ndarray:
     """Rasterise the ellipsoids, their surface made uneven, to uint16 labels of `shape`.
 
     A voxel claimed by two nuclei goes to the one it lies deeper in.
@@ -149,14 +134,14 @@ def _draw_labels(rng, nuclei, shape, voxel_size, radius_um) -> np.ndarray:
     unevenness = 0.1 * _smooth_noise(rng, shape, 0.5 * radius_um / voxel_size)
     depth = np.full(shape, 1.0, dtype=np.float32)  # squared relative distance from the centre
     labels = np.zeros(shape, dtype=np.uint16)
-    for label, nucleus in enumerate(nuclei, start=1):
-        half = 1.2 * np.sqrt(np.diag(np.linalg.inv(nucleus.form)))  # of the bounding box, µm
-        low = np.maximum(np.floor((nucleus.centre - half) / voxel_size), 0).astype(int)
-        high = np.minimum(np.ceil((nucleus.centre + half) / voxel_size) + 1, shape).astype(int)
+    for label, (centre, form) in enumerate(zip(centres, forms, strict=True), start=1):
+        half = 1.2 * np.sqrt(np.diag(np.linalg.inv(form)))  # of the bounding box, µm
+        low = np.maximum(np.floor((centre - half) / voxel_size), 0).astype(int)
+        high = np.minimum(np.ceil((centre + half) / voxel_size) + 1, shape).astype(int)
         box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
         grid = np.stack(np.meshgrid(*map(np.arange, low, high), indexing="ij"), axis=-1)
-        offset = (grid + 0.5) * voxel_size - nucleus.centre  # (z, y, x, 3) in µm
-        here = np.einsum("...i,ij,...j->...", offset, nucleus.form, offset) + unevenness[box]
+        offset = (grid + 0.5) * voxel_size - centre  # (z, y, x, 3) in µm
+        here = np.einsum("...i,ij,...j->...", offset, form, offset) + unevenness[box]
         closer = here < depth[box]
         depth[box][closer] = here[closer]
         labels[box][closer] = label

@@ -27,7 +27,6 @@ from wnet_nb.config import preset
 from wnet_nb.files.tables import read_points
 from wnet_nb.files.volumes import Volume, read_volume
 from wnet_nb.inference import predict_probabilities
-from wnet_nb.jobs.example import make_example
 from wnet_nb.jobs.models import find_cells, load_model, no_network, predict_classes, with_weights
 from wnet_nb.jobs.stacks import Stack
 from wnet_nb.training import fit
@@ -93,7 +92,7 @@ def stack_and_truth(name):
     """Return (Stack, truth): labels, or points (n, 3) in voxels."""
     if name not in REAL:
         options = (SIMULATED | UNTOUCHED).get(name)
-        image, labels = make_nuclei(**options) if options else make_example(EXAMPLES[name])
+        image, labels = make_nuclei(**options) if options else make_nuclei(EXAMPLES[name])
         size = (options or {}).get("voxel_size_um", ONE)
         return Stack(Volume(image, size, "option", Path(f"{name}.tif"))), labels
     size, truth, _ = REAL[name]

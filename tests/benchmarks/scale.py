@@ -145,7 +145,7 @@ def run(word, path, out, *, workers, cap=None, chunk=None, **changes):
 def chunking(_):
     """Compare the chunks of the example with the whole."""
     folder = Path("scale_chunking")
-    write_example(folder, 0)
+    write_example(folder)
     image = folder / "example.tif"
     print(
         "| model | chunk (voxels) | chunks | cells, whole | cells, chunks | accuracy at IoU 0.5 "

@@ -19,12 +19,12 @@ from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from tests.benchmarks.nuclei import make_nuclei
 from tests.benchmarks.speed import CPU, processor
 from wnet_nb.cells.measure import measure_cells
 from wnet_nb.config import preset
 from wnet_nb.device import choose_dtype
 from wnet_nb.files.volumes import Volume
-from wnet_nb.jobs.example import make_example
 from wnet_nb.jobs.models import find_cells, load_model, predict_classes
 from wnet_nb.jobs.stacks import Stack
 from wnet_nb.learner import Learner
@@ -67,7 +67,7 @@ def step(name, value, rounds):
 
 def volume(edge):
     """Return the seconds of the class map, and of the cells and their table, of a cube."""
-    block = make_example(seed=0, shape=(64, 64, 64), n_cells=38)[0]
+    block = make_nuclei(seed=0, shape=(64, 64, 64), n_cells=38)[0]
     image = np.tile(block, [-(-edge // 64)] * 3)[:edge, :edge, :edge]
     stack, model = (
         Stack(Volume(image, (1.0, 1.0, 1.0), "option", Path("cells.tif"))),

@@ -30,6 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from tests.benchmarks.nuclei import make_nuclei
 from tests.benchmarks.oracle import dense_ncut, make_plain, shifted_ncut
 from tests.benchmarks.voronoi_otsu import voronoi_otsu
 from wnet_nb import losses
@@ -42,7 +43,6 @@ from wnet_nb.data import prepare
 from wnet_nb.device import choose_dtype
 from wnet_nb.files.volumes import Volume
 from wnet_nb.inference import predict_probabilities
-from wnet_nb.jobs.example import make_example
 from wnet_nb.jobs.models import (
     find_cells,
     load_model,
@@ -221,7 +221,7 @@ def inference_rows(rounds):
     """Compare whole volumes; the foreground is the starter's, whose classes mean something."""
     from monai.inferers import sliding_window_inference  # which only this needs: pip install monai
 
-    image = make_example(seed=0)[0]
+    image = make_nuclei(seed=0)[0]
     shape = (128, 256, 256)
     image = np.pad(image, [(0, max(0, n - m)) for n, m in zip(shape, image.shape, strict=True)],
                    mode="reflect")[tuple(map(slice, shape))]  # fmt: skip
@@ -268,7 +268,7 @@ def instances_rows(rounds):
 
 def instances_seconds(shape, rounds, facts):
     """Time the steps after the class map and Voronoi-Otsu on a volume of repeated cells."""
-    block = make_example(seed=0, shape=(128, 128, 128), n_cells=170)[0]
+    block = make_nuclei(seed=0, shape=(128, 128, 128), n_cells=170)[0]
     image = np.tile(block, [-(-n // 128) for n in shape])[tuple(map(slice, shape))]
     stack = Stack(Volume(image, (1.0, 1.0, 1.0), "option", Path("large.tif")))
     none = no_network()
@@ -295,7 +295,7 @@ def run(*words, cwd=None):
 
 def command_rows(rounds):
     with tempfile.TemporaryDirectory() as folder:
-        image = make_example(seed=0, shape=(100, 100, 100))[0]
+        image = make_nuclei(seed=0, shape=(100, 100, 100))[0]
         tifffile.imwrite(Path(folder) / "cells.tif", image)
         number = iter(range(1000))
 
@@ -319,7 +319,7 @@ def quick_rows(rounds):
     """Compare `quick` on the example, from file to report, with its training steps alone."""
     shares = []
     with tempfile.TemporaryDirectory() as folder:
-        tifffile.imwrite(Path(folder) / "cells.tif", make_example(seed=0)[0])
+        tifffile.imwrite(Path(folder) / "cells.tif", make_nuclei(seed=0)[0])
         for n in range(max(1, rounds // 2)):
             began = time.perf_counter()
             words = ("--run", f"run{n}", "--preset", "quick", "--set", "voxel_size_um=1,1,1")
@@ -338,7 +338,7 @@ def quick_rows(rounds):
 
 def panel_rows(rounds):
     """Compare a training in the panel with the same one without, both writing their run."""
-    stack = Stack(Volume(make_example(seed=0)[0], (1.0, 1.0, 1.0), "option", Path("cells.tif")))
+    stack = Stack(Volume(make_nuclei(seed=0)[0], (1.0, 1.0, 1.0), "option", Path("cells.tif")))
     stacks, settings, number = Stacks(Path("cells.tif"), (stack,), ()), preset("quick"), count()
 
     def alone():
@@ -361,7 +361,7 @@ def quality_rows(rounds):
     """Compare what `quick` finds on three examples, computed as `auto` chooses and in float32."""
     means = {"auto": [], "float32": []}
     for seed in range(3):
-        image, truth = make_example(seed)
+        image, truth = make_nuclei(seed)
         stack = Stack(Volume(image, (1.0, 1.0, 1.0), "option", Path("cells.tif")))
         for precision, scores in means.items():
             settings = preset("quick", precision=precision)

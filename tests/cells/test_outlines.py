@@ -9,6 +9,7 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 from torch import nn
 
+from tests.benchmarks.nuclei import make_nuclei
 from wnet_nb.cells.measure import measure_cells
 from wnet_nb.cells.outlines import find_foreground, segment_instances
 from wnet_nb.cells.regions import blocks
@@ -18,7 +19,6 @@ from wnet_nb.config import Settings
 from wnet_nb.data import Normalisation, Prepared
 from wnet_nb.grid import average_blocks
 from wnet_nb.inference import _tile_axis, predict_probabilities
-from wnet_nb.jobs.example import make_example
 from wnet_nb.training import Finished, fit
 
 UNIT = (1.0, 1.0, 1.0)
@@ -66,7 +66,7 @@ def same_cells(found, expected, iou=0.9):
 @pytest.fixture(scope="module")
 def example():
     """Image and probabilities of a part of the example volume."""
-    image, labels = make_example(shape=(56, 60, 64), n_cells=40)
+    image, labels = make_nuclei(shape=(56, 60, 64), n_cells=40)
     return image, from_truth(labels)
 
 
@@ -390,7 +390,7 @@ def test_cells_of_a_trained_network_on_every_seam_of_tiles_are_those_of_the_whol
 
 @pytest.mark.parametrize("radius", [5.0, None])
 def test_voxels_three_times_as_deep_give_the_same_cells_within_half_a_radius(radius):
-    image, labels = make_example()  # nuclei of radius 5 µm, 1 µm voxels
+    image, labels = make_nuclei()  # nuclei of radius 5 µm, 1 µm voxels
     probabilities = from_truth(labels)
     thick = np.stack([average_blocks(p, (3, 1, 1)) for p in probabilities])
     fine = segment(probabilities, image, radius)

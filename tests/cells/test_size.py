@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from tests.benchmarks.nuclei import make_nuclei
 from wnet_nb.cells.size import estimate_cell_radius
-from wnet_nb.jobs.example import make_example
 
 UNIT = (1.0, 1.0, 1.0)
 
@@ -16,13 +16,13 @@ def radius_of(image, spacing=UNIT):
 
 @pytest.fixture(scope="module")
 def small():
-    return make_example(shape=(56, 64, 64), n_cells=40)
+    return make_nuclei(shape=(56, 64, 64), n_cells=40)
 
 
 @pytest.mark.parametrize("radius", [2.5, 4, 7, 12])
 def test_the_radius_is_found_within_a_fifth(radius):
     side = max(48, round(7 * radius))
-    image, _ = make_example(
+    image, _ = make_nuclei(
         1,
         shape=(side, side, side),
         cell_radius_um=radius,
@@ -32,17 +32,17 @@ def test_the_radius_is_found_within_a_fifth(radius):
 
 
 def test_nuclei_as_thick_as_the_stack_are_measured():
-    image, _ = make_example(shape=(44, 150, 150), cell_radius_um=18, n_cells=20)
+    image, _ = make_nuclei(shape=(44, 150, 150), cell_radius_um=18, n_cells=20)
     assert radius_of(image) == pytest.approx(18, rel=0.25)
 
 
 def test_noise_is_not_taken_for_small_cells():
-    image, _ = make_example(shape=(72, 72, 72), cell_radius_um=7, n_cells=40, noise=5)
+    image, _ = make_nuclei(shape=(72, 72, 72), cell_radius_um=7, n_cells=40, noise=5)
     assert radius_of(image) == pytest.approx(7, rel=0.2)
 
 
 def test_the_grain_of_one_large_nucleus_is_not_taken_for_cells():
-    image, _ = make_example(shape=(64, 64, 64), cell_radius_um=12, n_cells=3, noise=2)
+    image, _ = make_nuclei(shape=(64, 64, 64), cell_radius_um=12, n_cells=3, noise=2)
     assert radius_of(image) == pytest.approx(12, rel=0.25)
 
 
@@ -93,7 +93,7 @@ def test_the_result_is_finite_and_says_how_it_came_about(small):
 
 
 def test_mixed_sizes_spread_more_than_equal_ones(small):
-    mixed, _ = make_example(3, shape=(56, 64, 64), n_cells=6, cell_radius_um=11)
+    mixed, _ = make_nuclei(3, shape=(56, 64, 64), n_cells=6, cell_radius_um=11)
     both = np.concatenate([small[0], mixed], axis=2)
     even = estimate_cell_radius(small[0], voxel_size_um=UNIT)
     assert estimate_cell_radius(both, voxel_size_um=UNIT).spread > even.spread

@@ -12,12 +12,12 @@ import pytest
 import tifffile
 import torch
 
+from tests.benchmarks.nuclei import make_nuclei
 from wnet_nb import config
 from wnet_nb.checkpoint import load_checkpoint
 from wnet_nb.cli.main import build_parser, main
 from wnet_nb.files.volumes import read_volume
 from wnet_nb.files.writing import write_volume
-from wnet_nb.jobs.example import make_example
 
 TINY = {
     "base_channels": 4,
@@ -40,7 +40,7 @@ def folder(tmp_path_factory):
     """Two good volumes, of uint16 and float32, among files that are none."""
     path = tmp_path_factory.mktemp("data") / "in"
     for seed, name, dtype in ((0, "a.tif", np.uint16), (1, "b.tif", np.float32)):
-        image, labels = make_example(seed, shape=(32, 36, 40), n_cells=8)
+        image, labels = make_nuclei(seed, shape=(32, 36, 40), n_cells=8)
         write_volume(path / name, image.astype(dtype), voxel_size_um=(1, 1, 1))
         write_volume(path.parent / "truth" / name, labels, voxel_size_um=(1, 1, 1))
     (path / "notes.txt").write_text("not an image")

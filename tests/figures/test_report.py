@@ -11,6 +11,7 @@ import pytest
 import tifffile
 import torch
 
+from tests.benchmarks.nuclei import make_nuclei
 from wnet_nb import config, training
 from wnet_nb.cli.main import main
 from wnet_nb.figures import report
@@ -20,7 +21,6 @@ from wnet_nb.files.writing import write_volume
 from wnet_nb.jobs import segment as prediction
 from wnet_nb.jobs import train as pipeline
 from wnet_nb.jobs.evaluate import score
-from wnet_nb.jobs.example import make_example
 from wnet_nb.whole_file import sha256
 
 TINY = config.preset(
@@ -38,7 +38,7 @@ def _one_thread():  # two are slower on a network this small, and wait for each 
 def data(tmp_path_factory):
     """A volume with its truth, and one whose file states no voxel size."""
     path = tmp_path_factory.mktemp("data")
-    image, labels = make_example(shape=(36, 40, 44), n_cells=10)
+    image, labels = make_nuclei(shape=(36, 40, 44), n_cells=10)
     write_volume(path / "a.tif", image, voxel_size_um=(1.0, 0.5, 0.5))
     write_volume(path / "truth" / "a.tif", labels, voxel_size_um=(1.0, 0.5, 0.5))
     tifffile.imwrite(path / "bare.tif", image[:, :32])

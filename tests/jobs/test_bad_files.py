@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import tifffile
 
+from tests.benchmarks.nuclei import make_nuclei
 from wnet_nb import config
 from wnet_nb.errors import UserError
 from wnet_nb.files.writing import write_volume
-from wnet_nb.jobs.example import make_example
 from wnet_nb.jobs.segment import segment
 from wnet_nb.jobs.stacks import read_stacks
 from wnet_nb.jobs.train import train
@@ -19,7 +19,7 @@ PNG = b"\x89PNG\r\n\x1a\n" + bytes(200)
 
 
 def good():
-    return make_example(shape=(24, 28, 32), n_cells=6)[0]
+    return make_nuclei(shape=(24, 28, 32), n_cells=6)[0]
 
 
 def tiff(array, **options):

@@ -3,11 +3,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.benchmarks.nuclei import make_nuclei
 from wnet_nb.config import preset
 from wnet_nb.errors import UserError
 from wnet_nb.files.volumes import Volume
 from wnet_nb.jobs import check as advice
-from wnet_nb.jobs.example import make_example
 from wnet_nb.jobs.stacks import Stack
 
 QUICK = preset("quick")
@@ -23,7 +23,7 @@ def words(array, settings=QUICK, **facts):
 
 @pytest.fixture(scope="module")
 def image():
-    return make_example(shape=(64, 64, 64), n_cells=40)[0]
+    return make_nuclei(shape=(64, 64, 64), n_cells=40)[0]
 
 
 def test_nothing_is_wrong_with_the_example_volume(image):
@@ -82,7 +82,7 @@ def test_noise_asks_for_a_larger_intensity_sigma_unless_it_is_large(image):
 
 @pytest.mark.parametrize("noise", [3, 6, 12])
 def test_the_example_is_said_to_be_noisy_where_it_is_with_the_published_settings(noise):
-    noisy, _ = make_example(noise=noise)
+    noisy, _ = make_nuclei(noise=noise)
     assert "raise intensity_sigma (now 1)" in words(noisy, preset("published"))
 
 
@@ -92,7 +92,7 @@ def test_the_example_is_not_said_to_be_noisy(image):
 
 @pytest.mark.parametrize("noise", [1, 12])
 def test_sixteen_bits_cut_down_to_eight_are_told(noise):
-    wrapped = make_example(noise=noise)[0].astype(np.uint8)
+    wrapped = make_nuclei(noise=noise)[0].astype(np.uint8)
     assert "wrapped around" in words(wrapped)
 
 
@@ -118,7 +118,7 @@ def test_a_voxel_size_in_another_unit_is_asked_about(image, size, said):
 
 
 def test_an_image_is_told_from_labels(image):
-    _, labels = make_example(shape=(32, 32, 32), n_cells=10)
+    _, labels = make_nuclei(shape=(32, 32, 32), n_cells=10)
     assert advice.looks_like_image(image) and not advice.looks_like_labels(image)
     assert advice.looks_like_labels(labels) and not advice.looks_like_image(labels)
     nothing = np.zeros((8, 8, 8), np.uint8)
@@ -126,7 +126,7 @@ def test_an_image_is_told_from_labels(image):
 
 
 def test_labels_are_not_taken_for_an_image():
-    _, labels = make_example(shape=(32, 32, 32), n_cells=10)
+    _, labels = make_nuclei(shape=(32, 32, 32), n_cells=10)
     assert "looks like labels" in words(labels)
 
 

@@ -3,11 +3,11 @@ import json
 import numpy as np
 import pytest
 
+from tests.benchmarks.nuclei import make_nuclei
 from wnet_nb.errors import UserError
 from wnet_nb.files.result import Result
 from wnet_nb.files.writing import write_volume
 from wnet_nb.jobs import evaluate as evaluation
-from wnet_nb.jobs.example import make_example
 
 
 def cubes(*starts, edge=6, shape=(20, 30, 30)):
@@ -91,7 +91,7 @@ def test_what_cannot_be_scored_is_named(tmp_path, make, words):
 
 
 def test_an_image_given_as_labels_is_refused(tmp_path):
-    image = write(tmp_path / "raw.tif", make_example(shape=TWO.shape, n_cells=2)[0])
+    image = write(tmp_path / "raw.tif", make_nuclei(shape=TWO.shape, n_cells=2)[0])
     found = write(tmp_path / "a.tif", TWO)
     for pair in ((found, image), (image, found)):
         with pytest.raises(UserError, match=r"raw\.tif' looks like an image and not like labels"):

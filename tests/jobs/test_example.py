@@ -1,26 +1,38 @@
-"""The example volume: reproducible, labelled as asked, and neither trivial nor absurd."""
+"""The example volume: what the generator makes, labelled as asked, not trivial or absurd."""
 
 import numpy as np
 import pytest
 from scipy import ndimage
 from skimage.filters import threshold_otsu
 
-from wnet_nb.jobs.example import make_example
+from tests.benchmarks.nuclei import make_nuclei
+from wnet_nb.errors import UserError
+from wnet_nb.files.volumes import read_volume
+from wnet_nb.jobs.example import write_example
 
 
 @pytest.fixture(scope="module")
 def example():
-    return make_example()
+    return make_nuclei()
 
 
-def test_the_same_seed_gives_the_same_volume(example):
-    again = make_example()
-    assert np.array_equal(example[0], again[0]) and np.array_equal(example[1], again[1])
+def test_the_file_in_the_package_is_what_the_generator_makes_and_replaces_nothing(
+    example, tmp_path
+):
+    path = write_example(tmp_path)
+    labels = tmp_path / "example_labels.tif"
+    for file, made in ((path, example[0]), (labels, example[1])):
+        volume = read_volume(file)
+        np.testing.assert_array_equal(volume.array, made)
+        assert (volume.voxel_size_um, volume.voxel_size_source) == ((1, 1, 1), "metadata")
+    labels.unlink()
+    with pytest.raises(UserError, match="never overwritten"):
+        write_example(tmp_path)
 
 
 def test_another_seed_gives_another_volume():
     small = {"shape": (24, 24, 24), "n_cells": 4}
-    assert not np.array_equal(make_example(0, **small)[1], make_example(1, **small)[1])
+    assert not np.array_equal(make_nuclei(0, **small)[1], make_nuclei(1, **small)[1])
 
 
 def test_shapes_and_types_are_as_promised(example):
@@ -47,7 +59,7 @@ def test_most_nuclei_are_one_piece(example):
 
 def test_the_touching_fraction_makes_nuclei_touch():
     def pieces_per_cell(touching_fraction):
-        _, labels = make_example(n_cells=60, touching_fraction=touching_fraction)
+        _, labels = make_nuclei(n_cells=60, touching_fraction=touching_fraction)
         return ndimage.label(labels > 0)[1] / labels.max()
 
     assert pieces_per_cell(0.8) < 0.7 < 0.85 < pieces_per_cell(0)
@@ -67,14 +79,14 @@ def test_light_is_lost_with_depth(example):
 
 def test_more_noise_lowers_the_contrast_to_noise_ratio():
     def roughness(noise):
-        image, labels = make_example(shape=(32, 32, 32), n_cells=8, noise=noise)
+        image, labels = make_nuclei(shape=(32, 32, 32), n_cells=8, noise=noise)
         return np.abs(np.diff(image[labels == 0].astype(float))).mean()
 
     assert roughness(0) < roughness(1) < roughness(3)
 
 
 def test_the_voxel_size_scales_the_cells_in_voxels():
-    _, labels = make_example(
+    _, labels = make_nuclei(
         shape=(10, 60, 60),
         voxel_size_um=(4, 1, 1),
         cell_radius_um=8,
@@ -86,5 +98,5 @@ def test_the_voxel_size_scales_the_cells_in_voxels():
 
 
 def test_a_full_volume_holds_fewer_cells_than_asked():
-    _, labels = make_example(shape=(16, 16, 16), n_cells=200)
+    _, labels = make_nuclei(shape=(16, 16, 16), n_cells=200)
     assert 0 < labels.max() < 200

@@ -10,6 +10,7 @@ import pytest
 import tifffile
 import torch
 
+from tests.benchmarks.nuclei import make_nuclei
 from wnet_nb import checkpoint, config, training
 from wnet_nb.errors import UserError
 from wnet_nb.events import EpochEnd, Preview, StepEnd
@@ -19,7 +20,6 @@ from wnet_nb.files.writing import write_volume
 from wnet_nb.jobs import models
 from wnet_nb.jobs import run_folder as runs
 from wnet_nb.jobs import train as pipeline
-from wnet_nb.jobs.example import make_example
 from wnet_nb.jobs.segment import segment
 from wnet_nb.jobs.stacks import read_stacks
 from wnet_nb.model import WNet3D
@@ -39,7 +39,7 @@ def _one_thread():  # two are slower on a network this small, and wait for each 
 def stacks(tmp_path_factory):
     tmp_path = tmp_path_factory.mktemp("volumes")
     for seed, name in enumerate(("a.tif", "b.tif")):
-        image, _ = make_example(seed, shape=(24, 28, 32), n_cells=6)
+        image, _ = make_nuclei(seed, shape=(24, 28, 32), n_cells=6)
         write_volume(tmp_path / "in" / name, image, voxel_size_um=(2.0, 1.0, 0.5))
     return read_stacks(tmp_path / "in", TINY)
 
@@ -312,7 +312,7 @@ def test_a_folder_of_something_else_gets_no_lock(stacks, run):
 
 
 def test_a_run_goes_on_where_names_are_spelt_and_paths_are_written_otherwise(tmp_path):
-    image, _ = make_example(shape=(24, 28, 32), n_cells=6)
+    image, _ = make_nuclei(shape=(24, 28, 32), n_cells=6)
     there = write_volume(tmp_path / "in" / "Gr\u00f6\u00dfe.tif", image, voxel_size_um=(2, 1, 1))
     train(read_stacks(there, TINY), tmp_path / "run", TINY.replace(epochs=1))
     record = json.loads((tmp_path / "run" / "settings.json").read_text(encoding="utf-8"))
@@ -437,7 +437,7 @@ def test_where_there_are_no_locks_a_training_goes_on_with_a_warning(tmp_path, mo
 
 
 def test_a_volume_without_a_voxel_size_is_recorded_as_such_and_drawn_in_voxels(run, tmp_path):
-    image, _ = make_example(shape=(24, 24, 24), n_cells=4)
+    image, _ = make_nuclei(shape=(24, 24, 24), n_cells=4)
     tifffile.imwrite(tmp_path / "bare.tif", image)
     train(read_stacks(tmp_path / "bare.tif", TINY), run, TINY.replace(epochs=1))
     (item,) = run_files.read_record(run)["inputs"]

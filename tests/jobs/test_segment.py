@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.benchmarks.nuclei import make_nuclei
 from wnet_nb import checkpoint, config
 from wnet_nb.cli.main import main
 from wnet_nb.errors import UserError
@@ -18,7 +19,6 @@ from wnet_nb.files.writing import write_volume
 from wnet_nb.jobs import segment as prediction
 from wnet_nb.jobs import stacks
 from wnet_nb.jobs import train as pipeline
-from wnet_nb.jobs.example import make_example
 from wnet_nb.jobs.stacks import read_stacks
 from wnet_nb.model import WNet3D
 
@@ -36,7 +36,7 @@ def _one_thread():  # two are slower on a network this small, and wait for each 
 
 @pytest.fixture(scope="module")
 def image(tmp_path_factory):
-    array, _ = make_example(shape=(36, 40, 44), n_cells=10)
+    array, _ = make_nuclei(shape=(36, 40, 44), n_cells=10)
     path = tmp_path_factory.mktemp("data") / "a.tif"
     return write_volume(path, array, voxel_size_um=(1.0, 0.5, 0.5))
 
@@ -276,7 +276,7 @@ def test_the_baseline_of_a_result_is_what_the_word_none_gives(run, image, tmp_pa
 
 
 def test_without_a_network_the_cells_of_an_easy_volume_are_found(tmp_path):
-    array, labels = make_example(3, shape=(48, 48, 48), n_cells=18, noise=0.5)
+    array, labels = make_nuclei(3, shape=(48, 48, 48), n_cells=18, noise=0.5)
     write_volume(tmp_path / "a.tif", array, voxel_size_um=(1, 1, 1))
     write_volume(tmp_path / "a_labels.tif", labels, voxel_size_um=(1, 1, 1))
     (one,) = prediction.segment("none", tmp_path / "a.tif", out=tmp_path / "out")
@@ -295,7 +295,7 @@ def test_a_bad_volume_is_named_and_the_others_are_segmented(run, image, tmp_path
 
 
 def test_every_result_of_a_volume_with_a_known_truth_is_scored(run, image, tmp_path):
-    _, labels = make_example(shape=(36, 40, 44), n_cells=10)
+    _, labels = make_nuclei(shape=(36, 40, 44), n_cells=10)
     truth = write_volume(tmp_path / "true.tif", labels, voxel_size_um=(1, 0.5, 0.5))
     settings = run_files.read_record(run)["options"]
     told = read_stacks(image, config.Settings(**settings), labels=truth)
@@ -305,7 +305,7 @@ def test_every_result_of_a_volume_with_a_known_truth_is_scored(run, image, tmp_p
 
 
 def test_a_volume_that_the_training_knew_the_truth_of_is_scored(image, tmp_path):
-    _, labels = make_example(shape=(36, 40, 44), n_cells=10)
+    _, labels = make_nuclei(shape=(36, 40, 44), n_cells=10)
     truth = write_volume(tmp_path / "true.tif", labels, voxel_size_um=(1, 0.5, 0.5))
     pipeline.train(read_stacks(image, TINY, labels=truth), tmp_path / "run", TINY)
     (one,) = prediction.segment(tmp_path / "run", image)
@@ -314,7 +314,7 @@ def test_a_volume_that_the_training_knew_the_truth_of_is_scored(image, tmp_path)
 
 def test_one_table_holds_the_cells_of_all_volumes(run, image, tmp_path):
     for name in ("a.tif", "b.tif"):
-        array, _ = make_example(ord(name[0]), shape=(36, 40, 44), n_cells=10)
+        array, _ = make_nuclei(ord(name[0]), shape=(36, 40, 44), n_cells=10)
         write_volume(tmp_path / "in" / name, array, voxel_size_um=(1, 1, 1))
     found = prediction.segment("none", tmp_path / "in", out=tmp_path / "out")
     with (tmp_path / "out" / "cells.csv").open(newline="") as file:

@@ -6,11 +6,11 @@ import pytest
 import tifffile
 import torch
 
+from tests.benchmarks.nuclei import make_nuclei
 from wnet_nb import config
 from wnet_nb.errors import UserError
 from wnet_nb.files.writing import write_volume
 from wnet_nb.jobs import check, segment, stacks, train
-from wnet_nb.jobs.example import make_example
 from wnet_nb.jobs.stacks import read_stacks
 
 QUICK = config.preset("quick")
@@ -28,7 +28,7 @@ def _one_thread():  # two are slower on a network this small, and wait for each 
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("data")
     for seed, name in enumerate(("a.tif", "b.tif")):
-        image, _ = make_example(seed, shape=(32, 36, 40), n_cells=8)
+        image, _ = make_nuclei(seed, shape=(32, 36, 40), n_cells=8)
         write_volume(path / name, image, voxel_size_um=(1, 1, 1))
     return path
 
@@ -167,7 +167,7 @@ def test_a_volume_without_cells_says_that_it_is_taken_as_it_is(tmp_path, monkeyp
         raise UserError("no blob stands out of the noise")
 
     monkeypatch.setattr(stacks, "estimate_cell_radius", none)
-    write_volume(tmp_path / "a.tif", make_example(shape=(24, 24, 24))[0], voxel_size_um=(1, 1, 1))
+    write_volume(tmp_path / "a.tif", make_nuclei(shape=(24, 24, 24))[0], voxel_size_um=(1, 1, 1))
     (stack,) = read_stacks(tmp_path, QUICK, check=False)
     assert stack.prepared(QUICK).factors == (1, 1, 1)
     assert "no cells stand out" in stack.remark_on_preparation(QUICK)
@@ -187,7 +187,7 @@ def test_a_mistake_of_ours_in_the_estimate_is_not_taken_for_a_volume_without_cel
 
 
 def test_a_voxel_size_that_is_assumed_is_replaced_by_that_of_the_training(tmp_path):
-    image = make_example(shape=(24, 24, 24), n_cells=4)[0]
+    image = make_nuclei(shape=(24, 24, 24), n_cells=4)[0]
     tifffile.imwrite(tmp_path / "bare.tif", image)
     write_volume(tmp_path / "told.tif", image, voxel_size_um=(2, 1, 1))
     found = read_stacks(tmp_path, QUICK, check=False, trained_size_um=(3.0, 0.5, 0.5))

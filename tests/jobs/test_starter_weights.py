@@ -3,12 +3,12 @@
 import hashlib
 import re
 
+from tests.benchmarks.nuclei import make_nuclei
 from wnet_nb.cells.outlines import segment_instances
 from wnet_nb.cells.scores import match_instances
 from wnet_nb.checkpoint import STARTER, STARTER_FILE
 from wnet_nb.data import prepare
 from wnet_nb.inference import predict_probabilities
-from wnet_nb.jobs.example import make_example
 from wnet_nb.jobs.models import load_model
 
 
@@ -20,7 +20,7 @@ def test_the_file_is_the_one_that_its_card_describes():
 
 
 def test_a_simulated_volume_that_it_has_not_seen_is_segmented_nearly_without_error():
-    image, truth = make_example(7, shape=(64, 80, 80), n_cells=50)
+    image, truth = make_nuclei(7, shape=(64, 80, 80), n_cells=50)
     starter = load_model(STARTER)
     size = (1.0, 1.0, 1.0)
     prepared = prepare(image, starter.settings, cell_radius_um=5.0, voxel_size_um=size)

@@ -7,6 +7,7 @@ import psutil
 import pytest
 import torch
 
+from tests.benchmarks.nuclei import make_nuclei
 from wnet_nb import checkpoint, config
 from wnet_nb.checkpoint import load_newest_state
 from wnet_nb.errors import UserError
@@ -14,7 +15,6 @@ from wnet_nb.events import EpochEnd, Finished, Started, StepEnd
 from wnet_nb.files.run_files import read_history
 from wnet_nb.files.writing import write_volume
 from wnet_nb.jobs import train as job
-from wnet_nb.jobs.example import make_example
 from wnet_nb.jobs.run_folder import lock_run
 from wnet_nb.jobs.stacks import read_stacks
 
@@ -33,7 +33,7 @@ def _one_thread():  # two are slower on a network this small, and wait for each 
 
 @pytest.fixture
 def image(tmp_path):
-    array, _ = make_example(shape=(24, 40, 40), n_cells=8, voxel_size_um=(3.0, 1.0, 1.0))
+    array, _ = make_nuclei(shape=(24, 40, 40), n_cells=8, voxel_size_um=(3.0, 1.0, 1.0))
     return write_volume(tmp_path / "a.tif", array, voxel_size_um=(3.0, 1.0, 1.0))
 
 
@@ -133,7 +133,7 @@ def test_there_is_nothing_to_train_on_without_volumes(tmp_path):
 @pytest.fixture(scope="module")
 def stacks(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
-    array, _ = make_example(shape=(48, 48, 48), n_cells=16, cell_radius_um=8.0)
+    array, _ = make_nuclei(shape=(48, 48, 48), n_cells=16, cell_radius_um=8.0)
     write_volume(folder / "a.tif", array, voxel_size_um=(1, 1, 1))
     return read_stacks(folder, ESTIMATED)
 

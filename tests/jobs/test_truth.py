@@ -3,10 +3,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.benchmarks.nuclei import make_nuclei
 from wnet_nb.config import preset
 from wnet_nb.errors import UserError
 from wnet_nb.files.writing import write_volume
-from wnet_nb.jobs.example import make_example
 from wnet_nb.jobs.stacks import read_stacks
 from wnet_nb.jobs.truth import match_name
 
@@ -17,7 +17,7 @@ QUICK = preset("quick")
 def folder(tmp_path):
     """Two images; true labels beside the first."""
     for seed, name in enumerate("ab"):
-        image, labels = make_example(seed, shape=(24, 24, 24), n_cells=4)
+        image, labels = make_nuclei(seed, shape=(24, 24, 24), n_cells=4)
         write_volume(tmp_path / f"{name}.tif", image, voxel_size_um=(1, 1, 1))
         if name == "a":
             write_volume(tmp_path / "a_labels.tif", labels, voxel_size_um=(1, 1, 1))
@@ -54,7 +54,7 @@ def test_points_beside_an_image_are_its_truth(folder):
 
 
 def test_an_image_named_like_labels_is_an_image(folder):
-    image, _ = make_example(3, shape=(24, 24, 24), n_cells=4)
+    image, _ = make_nuclei(3, shape=(24, 24, 24), n_cells=4)
     write_volume(folder / "b_cells.tif", image, voxel_size_um=(1, 1, 1))
     assert [stack.name for stack in read_stacks(folder, QUICK)] == ["a", "b", "b_cells"]
 
@@ -67,7 +67,7 @@ def test_labels_beside_an_image_that_do_not_fit_are_left_aside_with_a_warning(fo
 
 
 def test_labels_for_only_some_volumes_are_taken_for_those(folder, tmp_path):
-    _, labels = make_example(1, shape=(24, 24, 24), n_cells=4)
+    _, labels = make_nuclei(1, shape=(24, 24, 24), n_cells=4)
     write_volume(tmp_path / "truth" / "b.tif", labels, voxel_size_um=(1, 1, 1))
     found = read_stacks(folder, QUICK, labels=tmp_path / "truth")
     assert [stack.truth_file for stack in found][1] == tmp_path / "truth" / "b.tif"

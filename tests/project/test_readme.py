@@ -3,10 +3,10 @@
 import re
 from pathlib import Path
 
+from tests.benchmarks.nuclei import make_nuclei
 from wnet_nb import config
 from wnet_nb.cli.main import build_parser
 from wnet_nb.files.writing import write_volume
-from wnet_nb.jobs.example import make_example
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 TABLE = re.compile(r"(<!-- options: .*? -->\n)(.*?)(<!-- end of options -->)", re.DOTALL)
@@ -61,7 +61,7 @@ def test_every_command_of_the_readme_is_understood():
 
 def test_the_python_of_the_readme_trains_and_segments(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    image, _ = make_example(shape=(32, 32, 32), n_cells=8)
+    image, _ = make_nuclei(shape=(32, 32, 32), n_cells=8)
     write_volume("my_tiffs/a.tif", image, voxel_size_um=(1, 1, 1))
     train, segment, *_ = code("python")
     exec(train.replace('preset("quick")', f'preset("quick", {TINY})'), {})

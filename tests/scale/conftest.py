@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from dask.distributed import LocalCluster
 
+from tests.benchmarks.nuclei import make_nuclei
 from wnet_nb.files.writing import write_volume
-from wnet_nb.jobs.example import make_example
 from wnet_nb.jobs.segment import segment
 
 SHAPE, VOXEL = (48, 72, 80), (2.0, 1.0, 1.0)
@@ -25,7 +25,7 @@ def address(cluster):
 @pytest.fixture(scope="session")
 def nuclei(tmp_path_factory):
     """Return a TIFF of nuclei of radius 5 µm, deeper voxels than wide, and its image."""
-    image, _ = make_example(shape=SHAPE, voxel_size_um=VOXEL, cell_radius_um=5, n_cells=90)
+    image, _ = make_nuclei(shape=SHAPE, voxel_size_um=VOXEL, cell_radius_um=5, n_cells=90)
     path = tmp_path_factory.mktemp("nuclei") / "nuclei.tif"
     write_volume(path, image, voxel_size_um=VOXEL)
     return path, image

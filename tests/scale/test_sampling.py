@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 import zarr
 
+from tests.benchmarks.nuclei import make_nuclei
 from wnet_nb import preset, scale
 from wnet_nb.cli.main import main
 from wnet_nb.config import Settings
 from wnet_nb.errors import UserError
-from wnet_nb.jobs.example import make_example
 from wnet_nb.jobs.stacks import read_stacks
 from wnet_nb.scale.sources import Source
 from wnet_nb.scale.survey import EMPTY_CONTRAST, sample_boxes
@@ -17,7 +17,7 @@ TINY = "epochs=1 patch_size=16 patches_per_volume=2 base_channels=4"
 @pytest.fixture(scope="module")
 def brain(tmp_path_factory):
     """Return an OME-Zarr of nuclei, half of which is empty."""
-    image, _ = make_example(shape=(64, 64, 64), n_cells=40)
+    image, _ = make_nuclei(shape=(64, 64, 64), n_cells=40)
     image = np.concatenate([np.full_like(image, 100), image], axis=2)
     path = tmp_path_factory.mktemp("brain") / "brain.zarr"
     group = zarr.create_group(path, zarr_format=2)

@@ -12,12 +12,12 @@ import pytest
 from dask.distributed import Client, LocalCluster
 from scipy import ndimage
 
+from tests.benchmarks.nuclei import make_nuclei
 from wnet_nb import segment_large
 from wnet_nb.cells.scores import match_instances
 from wnet_nb.cli.main import main
 from wnet_nb.errors import UserError
 from wnet_nb.files.writing import write_volume
-from wnet_nb.jobs.example import make_example
 from wnet_nb.jobs.segment import segment
 from wnet_nb.scale import cluster as cluster_module
 from wnet_nb.scale.job import WORK
@@ -42,7 +42,7 @@ def test_chunks_give_the_very_cells_of_the_whole(chunked, whole, same_cells):
 
 
 def test_chunks_of_a_network_give_the_cells_of_the_whole(tmp_path, address):
-    image, _ = make_example(3, shape=(48, 48, 56), cell_radius_um=4, n_cells=40)
+    image, _ = make_nuclei(3, shape=(48, 48, 56), cell_radius_um=4, n_cells=40)
     path = write_volume(tmp_path / "a.tif", image, voxel_size_um=(1, 1, 1))
     wanted = segment("starter", path, out=tmp_path / "whole")[0].labels()
     found = segment_large("starter", path, tmp_path / "a.zarr", scheduler=address, chunk=32)

@@ -5,9 +5,9 @@ import asyncio
 import pytest
 import torch
 
+from tests.benchmarks.nuclei import make_nuclei
 from wnet_nb import config, widgets
 from wnet_nb.files.writing import write_volume
-from wnet_nb.jobs.example import make_example
 from wnet_nb.jobs.stacks import read_stacks
 from wnet_nb.widgets import TrainingPanel
 
@@ -34,7 +34,7 @@ def _by_itself(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="session")
 def example():
-    return make_example(0, shape=(24, 32, 40), n_cells=10, cell_radius_um=4.0)
+    return make_nuclei(0, shape=(24, 32, 40), n_cells=10, cell_radius_um=4.0)
 
 
 @pytest.fixture(scope="session")

@@ -149,14 +149,14 @@ def evaluate(options: Namespace) -> Outcome:
 
 
 def demo(options: Namespace) -> Outcome:
-    """Make the example, train on it, segment it, and compare with its truth."""
+    """Write the example, train on it, segment it, and compare with its truth."""
     began = time.perf_counter()
     settings = config.preset("quick", seed=options.seed)
     settings = settings.replace(**config.parse_assignments(options.set))
     out = take_folder(options.out or free_name(Path("wnet_demo")))
     run = out / "run"
-    say(f"1. example volume: nuclei of cleared tissue, made by the program, in '{out}'")
-    stacks = read_stacks(write_example(out, options.seed), settings)
+    say(f"1. example volume: simulated nuclei of cleared tissue, in '{out}'")
+    stacks = read_stacks(write_example(out), settings)
     say("2. data check")
     show_stacks(stacks)
     say("3. training, without any labels")
