@@ -171,13 +171,6 @@ def test_classes_that_are_named_overrule_the_choice():
     assert segment(probabilities, image, foreground_classes=[1]).classes == (1,)
 
 
-def test_floor_of_the_seeds_may_be_handed_over(example, cells):
-    image, probabilities = example
-    again = segment(probabilities, image, 5.0, floor=cells.floor)
-    assert np.array_equal(again.labels, cells.labels)
-    assert segment(probabilities, image, 5.0, floor=np.inf).count == 0
-
-
 def test_radius_is_estimated_from_the_image_and_may_be_handed_over(example):
     image, probabilities = example
     found = segment(probabilities, image, None)

@@ -50,7 +50,6 @@ def segment_instances(
     foreground_classes: Sequence[int] | None = None,
     core_class: int | None = None,
     boundary: float | None = None,
-    floor: float | None = None,
     minimum_size: float = 0.1,
     block_size: int = BLOCK_SIZE,
 ) -> Instances:
@@ -74,8 +73,6 @@ def segment_instances(
         come from the network, else from the image within the foreground.
     boundary : float, optional
         Where a cell ends between its surroundings (0) and its core (1); found if not given.
-    floor : float, optional
-        What a seed must exceed, where the image is a part of a larger volume; found if not given.
     minimum_size : float
         Smallest object kept, as a share of the volume of a ball of the cell radius.
     block_size : int
@@ -97,7 +94,7 @@ def segment_instances(
     for k in classes:
         foreground += probabilities[k]
     parts = blocks(image.shape, block_size)
-    ground = Ground(image, foreground, radii, floor)
+    ground = Ground(image, foreground, radii)
     if core_class is None:
         evidence = ImageEvidence(image, foreground, radii, ground)
     else:

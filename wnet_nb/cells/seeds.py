@@ -33,26 +33,16 @@ class Ground:
     """The background of a volume and what a seed must exceed, found once for all its blocks.
 
     Image (Z, Y, X) of any real dtype, foreground (Z, Y, X) in 0-1, radii in voxels. `floor` is in
-    the units of `difference_of_gaussians` of the bright part of `above`, grey levels; one found
-    before is handed over where the image is a part of a larger volume.
+    the units of `difference_of_gaussians` of the bright part of `above`, grey levels.
     """
 
-    def __init__(
-        self,
-        image: np.ndarray,
-        foreground: np.ndarray,
-        radii: np.ndarray,
-        floor: float | None = None,
-    ) -> None:
+    def __init__(self, image: np.ndarray, foreground: np.ndarray, radii: np.ndarray) -> None:
         self.step, fine = ground_steps(image.shape, radii)
         ratio = self.step / fine
         picture, inside = block_means(image, fine), block_means(foreground, fine)
         self.background = find_background(
             block_means(picture, ratio), block_means(inside, ratio), radii / self.step
         )
-        if floor is not None:
-            self.floor = floor
-            return
         picture -= enlarge(self.background, picture.shape, ratio)
         sigma = SEED_SIGMA * radii / fine
         bright = difference_of_gaussians(np.maximum(picture, 0), sigma)

@@ -22,20 +22,8 @@ from wnet_nb.config import PRESETS, Settings, names_with, preset
 from wnet_nb.errors import UserError
 from wnet_nb.events import EpochEnd, Event, Started
 from wnet_nb.figures import overlay
+from wnet_nb.files import run_files
 from wnet_nb.files.result import Result
-from wnet_nb.files.run_files import (
-    ALL_CELLS,
-    ALL_VOLUMES,
-    HISTORY,
-    HISTORY_COLUMNS,
-    PREVIEWS,
-    PROGRESS,
-    SETTINGS,
-    VALIDATION,
-    is_run,
-    read_record,
-    read_validation,
-)
 from wnet_nb.files.tables import write_table
 from wnet_nb.jobs.stacks import Stack
 from wnet_nb.whole_file import write_json, write_whole
@@ -50,7 +38,7 @@ def check_free(path: str | Path) -> None:
     if path.exists() and not path.is_dir():
         raise UserError(f"'{path}' is a file; give a new folder for the run")
     if path.exists() and any(entry.name != LOCK for entry in path.iterdir()):
-        advice = "go on with it (--resume)" if is_run(path) else "empty it yourself"
+        advice = "go on with it (--resume)" if run_files.is_run(path) else "empty it yourself"
         raise UserError(
             f"'{path}' is not empty and a run is never overwritten; choose another folder, or "
             f"{advice}"
@@ -68,7 +56,7 @@ def take_folder(path: str | Path, *, resume: bool = False) -> Path:
     except UserError:
         if not resume or path.is_file():
             raise
-        read_record(path)  # says what is wrong if it is no run
+        run_files.read_record(path)  # says what is wrong if it is no run
     path.mkdir(parents=True, exist_ok=True)
     return path
 
@@ -96,9 +84,9 @@ def check_same(run: Path, settings: Settings, stacks: Sequence[Stack]) -> None:
 
     UserError if volumes differ, or options that affect the training and may not change live.
     """
-    if not is_run(run):
+    if not run_files.is_run(run):
         return
-    record = read_record(run)
+    record = run_files.read_record(run)
     was, now = record["options"], settings.as_dict()
     fixed = [name for name in names_with("training") if name not in names_with("live")]
     changed = [
@@ -146,16 +134,16 @@ class RunRecorder:
         if isinstance(event, Started):
             self._history = [dict(row) for row in event.history]
             self._write_settings(event)
-            write_table(self.run / HISTORY, HISTORY_COLUMNS, self._history)
+            write_table(self.run / run_files.HISTORY, run_files.HISTORY_COLUMNS, self._history)
         elif isinstance(event, EpochEnd):
             self._history.append(dict(event.row))
-            write_table(self.run / HISTORY, HISTORY_COLUMNS, self._history)
+            write_table(self.run / run_files.HISTORY, run_files.HISTORY_COLUMNS, self._history)
             self._write_pictures(event)
             if event.validation_dice is not None:
-                rows = [*read_validation(self.run), (event.epoch, event.validation_dice)]
+                rows = [*run_files.read_validation(self.run), (event.epoch, event.validation_dice)]
                 scores = {epoch: dice for epoch, dice in rows if epoch <= event.epoch}
                 table = [{"epoch": epoch, "dice": dice} for epoch, dice in scores.items()]
-                write_table(self.run / VALIDATION, ("epoch", "dice"), table)
+                write_table(self.run / run_files.VALIDATION, ("epoch", "dice"), table)
 
     def _write_settings(self, started: Started) -> None:
         now = datetime.now().astimezone().isoformat(timespec="seconds")
@@ -171,9 +159,9 @@ class RunRecorder:
             "versions": versions(),
             "started": now,
         }
-        if is_run(self.run):  # when the run began stays known
-            record |= {"started": read_record(self.run).get("started"), "resumed": now}
-        write_json(self.run / SETTINGS, record)
+        if run_files.is_run(self.run):  # when the run began stays known
+            record |= {"started": run_files.read_record(self.run).get("started"), "resumed": now}
+        write_json(self.run / run_files.SETTINGS, record)
 
     def _describe_input(self, stack: Stack) -> dict[str, Any]:
         prepared = stack.prepared(self.settings)
@@ -187,8 +175,8 @@ class RunRecorder:
         title = f"One patch after epoch {event.epoch} of {self.settings.epochs}"
         size = self._voxel_size_um
         png = overlay.preview_png(event.preview, voxel_size_um=size, title=title)
-        self._write(f"{PREVIEWS}/epoch-{event.epoch:04d}.png", png)
-        self._write(PROGRESS, overlay.progress_png(self._history, png))
+        self._write(f"{run_files.PREVIEWS}/epoch-{event.epoch:04d}.png", png)
+        self._write(run_files.PROGRESS, overlay.progress_png(self._history, png))
 
     def _write(self, name: str, content: bytes) -> None:
         path = self.run / name
@@ -229,8 +217,10 @@ def write_tables(folder: Path) -> None:
             volumes.append(_describe(result))
             cells += [{"volume": result.name} | row for row in result.cells_as_text()]
         except UserError as error:
-            warnings.warn(f"{ALL_CELLS} goes without '{result.name}': {error}", stacklevel=2)
-    for name, rows in ((ALL_CELLS, cells), (ALL_VOLUMES, volumes)):
+            warnings.warn(
+                f"{run_files.ALL_CELLS} goes without '{result.name}': {error}", stacklevel=2
+            )
+    for name, rows in ((run_files.ALL_CELLS, cells), (run_files.ALL_VOLUMES, volumes)):
         columns = dict.fromkeys(column for row in rows for column in row) or ("volume",)
         write_table(folder / name, columns, rows)
 
