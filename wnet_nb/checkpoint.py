@@ -1,7 +1,4 @@
-"""A model on disk: full states (to go on training), weights (to segment), and CellSeg3D's own.
-
-Files appear under their names only when they are whole.
-"""
+"""A model on disk: full states (to go on training), weights (to segment), and CellSeg3D's own."""
 
 import json
 import os

@@ -1,8 +1,4 @@
-"""Every option of the package, stated once: default, unit, limits, help, and when to change it.
-
-Sliders, the command line, the README table and the errors all read from here. The defaults are
-those of the CellSeg3D guide.
-"""
+"""Every option of the package, stated once: sliders, command line, README and errors read it."""
 
 import dataclasses
 import difflib
@@ -78,10 +74,7 @@ def _option(
 
 @dataclass(frozen=True)
 class Settings:
-    """All options of a training and of the segmentation after it.
-
-    UserError if a value is out of its limits, or two values do not fit each other.
-    """
+    """All options of training and segmentation; UserError if a value is bad or two do not fit."""
 
     n_classes: int = _option(2, "model", limits=(2, 16))(
         "Number of classes the network sorts voxels into.",
@@ -474,9 +467,9 @@ def _to_number(text: str) -> Any:
 
 
 def load_settings(path: str | os.PathLike[str]) -> Settings:
-    """Read settings from a JSON file: a plain mapping, or a run's ``settings.json``.
+    """Read settings from a JSON file, a plain mapping or a run's ``settings.json``.
 
-    UserError if the file is missing, is not JSON, or holds an unknown option or a bad value.
+    UserError if it is missing, is not JSON, or holds an unknown option or a bad value.
     """
     path = Path(path)
     try:

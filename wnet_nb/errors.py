@@ -6,11 +6,7 @@ import re
 
 
 class UserError(ValueError):
-    """Something cannot be done as asked: one sentence says what, where, and what to do.
-
-    The command line prints the sentence and exits with 2, a notebook shows it in place of a
-    traceback.
-    """
+    """Something cannot be done as asked: one sentence says what, where, and what to do."""
 
     def _render_traceback_(self) -> list[str]:  # how a notebook shows it
         return [str(self)]

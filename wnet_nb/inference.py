@@ -232,11 +232,7 @@ def _sample_moments(model: nn.Module, volume: Prepared) -> Moments:
 
 @contextlib.contextmanager
 def _common_statistics(model: nn.Module, moments: Moments) -> Iterator[None]:
-    """Let every group norm use the mean and variance of the volume, not those of each tile.
-
-    They do not depend on the tiles, so a voxel's class depends neither on its tile's other voxels
-    nor on the tile size.
-    """
+    """Let every group norm use mean and variance of the volume, which do not depend on tiles."""
 
     def apply(of_groups: Tensor, norm: nn.GroupNorm, inputs: tuple[Tensor], _: Tensor) -> Tensor:
         per_channel = of_groups.repeat_interleave(norm.num_channels // norm.num_groups, dim=1)

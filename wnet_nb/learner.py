@@ -19,10 +19,7 @@ SCALED_STEPS_REFUSED = 10  # a float16 gradient scaler may refuse a few steps wh
 
 
 class NotFiniteError(ArithmeticError):
-    """A loss or the gradient is not finite; the weights are those before the step.
-
-    Its arguments are what is not finite, and the losses in words.
-    """
+    """What is not finite, and the losses in words; the weights are those before the step."""
 
 
 class Learner:

@@ -14,7 +14,6 @@ from wnet_nb.errors import UserError
 from wnet_nb.files.volumes import read_volume
 from wnet_nb.files.writing import (
     label_colours,
-    write_crop,
     write_labels,
     write_volume,
 )
@@ -96,16 +95,6 @@ def test_the_background_is_black_and_neighbouring_labels_differ_in_colour():
     assert colours.shape == (256, 3) and not colours[0].any()
     assert len({tuple(colour) for colour in colours}) == 256
     assert np.abs(np.diff(colours, axis=0)).sum(1).min() > 100
-
-
-def test_a_crop_keeps_values_and_voxel_size(tmp_path):
-    write_volume(tmp_path / "a.tif", STACK.astype("uint16"), voxel_size_um=SIZE)
-    volume = read_volume(tmp_path / "a.tif")
-    crop = read_volume(write_crop(tmp_path / "b.tif", volume, (-2, 1, 2), (5, 4, 99)))
-    np.testing.assert_array_equal(crop.array, STACK[:5, 1:4, 2:])
-    assert (crop.voxel_size_um, crop.voxel_size_source) == (SIZE, "metadata")
-    with pytest.raises(UserError, match="filled array"):
-        write_crop(tmp_path / "c.tif", volume, (3, 3, 3), (3, 4, 4))
 
 
 def test_a_result_over_the_limit_is_a_bigtiff_that_keeps_its_scale(tmp_path, monkeypatch):

@@ -1,7 +1,4 @@
-"""Cells from the image within a class map: Laplacian seeds, and a level of each cell's own core.
-
-This is all there is without a network that knows cells; lengths follow from the cell radius.
-"""
+"""Cells from the image within a class map: Laplacian seeds, and a level of each cell's own core."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

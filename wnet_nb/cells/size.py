@@ -174,10 +174,7 @@ def _resample(volume: np.ndarray, ratio: np.ndarray) -> np.ndarray:
 
 
 def _laplacians(grid: np.ndarray, radii: np.ndarray) -> np.ndarray:
-    """Return the scale-normalised negative Laplacian for each radius (grid points): (n, z, y, x).
-
-    They are differences of Gaussians, float32, positive in the middle of bright blobs.
-    """
+    """Return the negative scale-normalised Laplacian (n, z, y, x) for n radii (grid points)."""
     sigmas = np.append(radii / SCALE_STEP**0.5, radii[-1] * SCALE_STEP**0.5) / np.sqrt(3)
     smooth, have = grid, 0.5  # the blur of sampling and `_resample`
     stack = np.empty((len(radii), *grid.shape), dtype=np.float32)

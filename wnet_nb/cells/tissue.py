@@ -62,10 +62,7 @@ def smooth_field(
 
 
 class Tissue:
-    """Draws the parts of a background one by one; a cell's radius is the scale of everything here.
-
-    Lengths in voxels of the plane: `voxel_size` (z, y, x) and `radius`.
-    """
+    """Draws the parts of a background; `voxel_size` (z, y, x), `radius` in voxels of the plane."""
 
     def __init__(
         self,

@@ -64,10 +64,7 @@ def unpack(archive: Path, folder: Path, *, largest_bytes: int = LARGEST_BYTES) -
 
 
 def _check_member(what: str, path: PureWindowsPath, kind: str, spellings: dict[str, str]) -> None:
-    """Refuse what is no file or folder inside, and what some computers take for one name.
-
-    `spellings` holds the names so far, by what they are without capitals and forms of accents.
-    """
+    """Refuse what is no file or folder inside, and two names that are one on some computers."""
     if path.drive or path.root or ".." in path.parts:
         raise UserError(f"{what} points outside itself; it was not unpacked")
     if kind == "other":

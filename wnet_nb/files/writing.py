@@ -13,7 +13,6 @@ from scipy import ndimage
 from skimage.measure import find_contours
 
 from wnet_nb.errors import UserError
-from wnet_nb.files.volumes import Volume
 from wnet_nb.grid import check_voxel_size
 from wnet_nb.whole_file import new_file
 
@@ -101,15 +100,6 @@ def write_labels(path: str | Path, labels: np.ndarray, *, voxel_size_um: Sequenc
     largest = int(labels.max(initial=0))
     labels = labels.astype(np.uint16 if largest < 2**16 else np.uint32)
     return write_volume(path, labels, voxel_size_um=voxel_size_um, largest_label=max(1, largest))
-
-
-def write_crop(path: str | Path, volume: Volume, start: Sequence[int], stop: Sequence[int]) -> Path:
-    """Write the box from `start` up to `stop` (z, y, x in voxels) of a volume, with its voxel size.
-
-    UserError if the box holds nothing of the volume; otherwise see `write_volume`.
-    """
-    box = tuple(slice(max(0, low), high) for low, high in zip(start, stop, strict=True))
-    return write_volume(path, volume.array[box], voxel_size_um=volume.voxel_size_um)
 
 
 def label_colours() -> np.ndarray:

@@ -90,10 +90,7 @@ def _listed(names: dict[str, Path]) -> str:
 
 
 def score(result: Result, truth: str | Path) -> Evaluation:
-    """Score a result against the truth of its volume; kept in it, in place of earlier scores.
-
-    UserError as of `evaluate`.
-    """
+    """Score a result against the truth of its volume; kept in it, in place of earlier scores."""
     (scored,) = evaluate(result.folder, truth)
     scored = replace(scored, name=result.name)
     png = None

@@ -117,10 +117,7 @@ def nearest_preset(settings: Settings) -> str:
 
 
 class RunRecorder:
-    """Writes the events of a training on `stacks` to its run folder; call it with every event.
-
-    `settings` are those at the start; changes made while it runs are in ``history.csv``.
-    """
+    """Writes each event of a training on `stacks` to its run folder; `settings` as at its start."""
 
     def __init__(self, run: Path, settings: Settings, stacks: Sequence[Stack]) -> None:
         self.run, self.settings, self._stacks = run, settings, stacks

@@ -1,8 +1,4 @@
-"""One training from volumes to a run folder, for command line and notebooks alike.
-
-It records itself in the run folder; nothing here prints or draws on a screen. What it would take
-is found out by taking two steps of it.
-"""
+"""One training from volumes to a run folder, and what it would take: two steps of it tell."""
 
 import contextlib
 import tempfile

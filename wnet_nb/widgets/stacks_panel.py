@@ -7,7 +7,7 @@ import ipywidgets as widgets
 
 from wnet_nb.errors import UserError
 from wnet_nb.files.axes import format_um
-from wnet_nb.files.writing import write_crop, write_labels
+from wnet_nb.files.writing import write_labels, write_volume
 from wnet_nb.jobs.stacks import Stack, Stacks
 from wnet_nb.widgets.panel import RED, message
 from wnet_nb.widgets.viewer import SLIDER, Chooser, Viewer, true_overlay
@@ -62,8 +62,8 @@ class CropForm(widgets.Accordion):
         name = next(name for name in names if not (CROPS / f"{name}.tif").exists())
         size, truth = self.stack.voxel_size_um, self.stack.truth
         try:
-            start, stop = zip(*(slider.value for slider in self.sliders), strict=True)
-            path = write_crop(CROPS / f"{name}.tif", self.stack, start, stop)
+            image = self.stack.array[self.box]
+            path = write_volume(CROPS / f"{name}.tif", image, voxel_size_um=size)
             if truth is not None:  # beside its image, where it is recognised
                 write_labels(CROPS / f"{name}_labels.tif", truth[self.box], voxel_size_um=size)
         except UserError as error:
