@@ -112,9 +112,8 @@ def test_a_wish_to_stop_ends_it_within_a_volume(run, image, tmp_path):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from wnet_nb.files import writing
+from wnet_nb.files import tables, writing
 from wnet_nb.files.result import Result
-from wnet_nb.jobs import run_folder
 from wnet_nb.jobs.segment import segment
 
 run, stacks, out, moment = sys.argv[1:]
@@ -136,8 +135,8 @@ def observe(progress):
             Result.write_facts = die
         elif moment == "name":
             Path.rename = die
-        elif moment == "table":
-            run_folder.csv.DictWriter.writerows = die
+    if progress.number == 2 and progress.result and moment == "table":
+        tables.csv.DictWriter.writerow = die
 
 segment(run, stacks, out=out, observe=observe)
 """
