@@ -57,15 +57,12 @@ def segment_instances(
 
     Parameters
     ----------
-    probabilities : ndarray
-        (K, Z, Y, X) float, 0-1; classes in any order.
-    image : ndarray
-        (Z, Y, X), any real dtype, bright cells on a darker background.
-    voxel_size_um : sequence of float
-        (z, y, x) in µm.
+    probabilities, image : ndarray
+        (K, Z, Y, X) float, 0-1, classes in any order; (Z, Y, X), any real dtype, bright cells on a
+        darker background.
     cell_radius_um : float or CellSize, optional
-        Typical radius in µm, or what was estimated before; estimated if not given (UserError if
-        there is none to be seen).
+        Typical radius, or what was estimated before; estimated if not given (UserError if there is
+        none to be seen).
     foreground_classes : sequence of int, optional
         The classes that are cells; found if not given (`find_foreground`).
     core_class : int, optional
@@ -73,10 +70,9 @@ def segment_instances(
         come from the network, else from the image within the foreground.
     boundary : float, optional
         Where a cell ends between its surroundings (0) and its core (1); found if not given.
-    minimum_size : float
-        Smallest object kept, as a share of the volume of a ball of the cell radius.
-    block_size : int
-        Edge in voxels of the blocks of a large volume.
+    minimum_size, block_size : float, int
+        Smallest object kept, as a share of a ball of the cell radius; edge in voxels of the blocks
+        of a large volume.
     """
     size = np.asarray(voxel_size_um, float)
     cell = cell_radius_um

@@ -37,17 +37,10 @@ def write_volume(
     Fiji opens it as it is; float64, signed integers and what is over 4 GB it opens with
     Bio-Formats (OME-TIFF). Planes are taken one at a time, so a memory map is never loaded whole.
 
-    Parameters
-    ----------
-    path : str or Path
-        The new file, which is also returned; UserError if it exists.
-    array : np.ndarray
-        Shape (Z, Y, X). uint8, uint16, uint32, float32, int8, int16, int32, float64; bool is
-        written as uint8 0 and 1, float16 as float32.
-    voxel_size_um : sequence of 3 float
-        (z, y, x) in µm.
-    largest_label : int, optional
-        Of labels: Fiji then shows 0 to this number, in colours that neighbours seldom share.
+    The array (Z, Y, X) may be uint8, uint16, uint32, float32, int8, int16, int32 or float64; bool
+    is written as uint8 0 and 1, float16 as float32. Voxel sizes are (z, y, x). Where the largest
+    of labels is given, Fiji shows 0 to it, in colours that neighbours seldom share. UserError if
+    the file exists, or shape, voxel size or dtype do not fit.
     """
     path = Path(path)
     z, y, x = check_voxel_size(voxel_size_um)

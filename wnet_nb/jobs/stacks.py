@@ -207,20 +207,10 @@ def read_stacks(
     (``x_labels.tif`` beside ``x.tif``) are recognised by name and content: results are scored
     against them, and they are never trained on.
 
-    Parameters
-    ----------
-    path : str or Path
-        A TIFF or a folder of TIFFs; UserError if it does not exist.
-    settings : Settings
-        `channel`, `time`, `voxel_size_um`, and what `check_volume` looks at.
-    labels : str or Path, optional
-        True labels or points of the volumes: a file, or a folder with files named alike.
-    slices : bool
-        Take the folder as one volume of 2D slices.
-    check : bool
-        Whether to look into the volumes (`check_volume`), or only at what reading brought up.
-    trained_size_um : sequence of 3 float, optional
-        Voxel size (z, y, x) for files that state none.
+    The settings say `channel`, `time`, `voxel_size_um`, and what `check_volume` looks at, unless
+    `check` is off. `labels` are true labels or points: a file, or a folder with files named alike.
+    With `slices`, the folder is one volume. `trained_size_um` (z, y, x) is for files that state no
+    voxel size. UserError if a path does not exist, or `labels` fit no volume.
     """
     path = Path(path)
     if is_zarr(path) or (
