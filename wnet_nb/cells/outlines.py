@@ -1,9 +1,7 @@
 """Class probabilities to cell instances: foreground, seeds, split, and each cell's own boundary.
 
-A network that knows the core of a cell from its rim says itself where cells are and where they end
-(`NetworkEvidence`); otherwise the image says it within the class map (`ImageEvidence`). Large
-volumes are worked on in blocks that overlap by several cell radii; a cell belongs to the block of
-its seed.
+Large volumes are worked on in blocks that overlap by several cell radii; a cell belongs to the
+block of its seed.
 """
 
 from collections.abc import Sequence
@@ -12,8 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from wnet_nb.cells.from_image import ImageEvidence
-from wnet_nb.cells.from_network import NetworkEvidence
+from wnet_nb.cells.evidence import find_evidence
 from wnet_nb.cells.regions import BLOCK_SIZE, Region, blocks, busiest, enlarged
 from wnet_nb.cells.seeds import SEED_SIGMA, Ground
 from wnet_nb.cells.size import CellSize, estimate_cell_radius
@@ -91,11 +88,8 @@ def segment_instances(
         foreground += probabilities[k]
     parts = blocks(image.shape, block_size)
     ground = Ground(image, foreground, radii)
-    if core_class is None:
-        evidence = ImageEvidence(image, foreground, radii, ground)
-    else:
-        core = probabilities[core_class]
-        evidence = NetworkEvidence(core, foreground, image, radii, ground)
+    core = None if core_class is None else probabilities[core_class]
+    evidence = find_evidence(image, foreground, core, radii, ground)
     # The cells of a large volume are found anew for the boundary: memory would cost more.
     whole = evidence.find(parts[0]) if len(parts) == 1 else None
     if boundary is None:

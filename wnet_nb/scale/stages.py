@@ -17,8 +17,7 @@ import pyarrow.parquet as pq
 import zarr
 from scipy import ndimage
 
-from wnet_nb.cells.from_image import ImageEvidence
-from wnet_nb.cells.from_network import NetworkEvidence
+from wnet_nb.cells.evidence import find_evidence
 from wnet_nb.cells.measure import measure_cells
 from wnet_nb.cells.outlines import label_cells
 from wnet_nb.cells.regions import Box
@@ -176,11 +175,8 @@ def find_cells(job: Job, number: int) -> dict[str, Any]:
     if not run_stage(str(job.folder), "maps", number)["empty"]:
         image, ground = job.source.read(box), _Ground(job, box)
         foreground = _unpacked(job.result["0"], box)
-        if job.core_class is None:
-            evidence = ImageEvidence(image, foreground, radii, ground)
-        else:
-            core = _unpacked(job.core, box)
-            evidence = NetworkEvidence(core, foreground, image, radii, ground)
+        core = None if job.core_class is None else _unpacked(job.core, box)
+        evidence = find_evidence(image, foreground, core, radii, ground)
         region = evidence.find(within(chunk, box))
         cells = np.where(evidence.inside(region, job.survey.boundary), region.basins, 0)
         smallest = job.settings.minimum_size * 4 / 3 * np.pi * np.prod(radii)

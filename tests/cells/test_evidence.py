@@ -1,4 +1,4 @@
-"""Tests of `wnet_nb.cells.from_network`: cells of a network that knows core and rim."""
+"""Tests of `wnet_nb.cells.evidence`: cells of a network that knows core and rim."""
 
 import numpy as np
 import pytest
