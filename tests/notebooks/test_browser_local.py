@@ -24,9 +24,9 @@ import nbformat
 import pytest
 import tifffile
 
+from tests.benchmarks.nuclei import make_nuclei
 from wnet_nb import checkpoint
 from wnet_nb.files.run_files import read_history
-from wnet_nb.jobs.example import make_example
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOK = ROOT / "notebooks" / "WNet3D_local.ipynb"
@@ -322,7 +322,7 @@ def fill(page, place, entry, number=0):
 def test_what_is_filled_in_wrongly_is_said_and_what_is_right_is_there_after_a_restart(page, lab):
     folder, address = lab.new_notebook()
     (folder / "mine").mkdir()
-    image, labels = make_example(1, shape=(64, 72, 80), n_cells=30)
+    image, labels = make_nuclei(1, shape=(64, 72, 80), n_cells=30)
     tifffile.imwrite(folder / "mine" / "stack.tif", image)
     tifffile.imwrite(folder / "mine" / "stack_labels.tif", labels)
     notebook = nbformat.v4.new_notebook(metadata=notebook_of(folder).metadata)
