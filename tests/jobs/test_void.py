@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import tifffile
 
+from tests.benchmarks.nuclei import make_nuclei
 from tests.benchmarks.scale import make_box, nuclei_in
 from wnet_nb.config import preset
-from wnet_nb.jobs.example import make_example
 from wnet_nb.jobs.segment import segment
 from wnet_nb.jobs.stacks import read_stacks
 from wnet_nb.jobs.void import fill_void
@@ -37,21 +37,21 @@ def test_only_the_void_is_changed_and_it_is_said(tissue, tmp_path):
 
 
 def black_background():
-    return np.clip(make_example(0)[0].astype(int) - 150, 0, None).astype(np.uint16)
+    return np.clip(make_nuclei(0)[0].astype(int) - 150, 0, None).astype(np.uint16)
 
 
 def cells_on_black():
-    image, labels = make_example(0)
+    image, labels = make_nuclei(0)
     return np.where(labels > 0, image, 0)
 
 
 @pytest.mark.parametrize(
     "image",
     [
-        make_example(0)[0],
+        make_nuclei(0)[0],
         black_background(),
         cells_on_black(),
-        np.where(make_example(0)[1] > 0, 1000, 0).astype(np.uint16),
+        np.where(make_nuclei(0)[1] > 0, 1000, 0).astype(np.uint16),
         np.zeros((8, 8, 8), np.uint8),
         np.full((8, 8, 8), np.nan, np.float32),
     ],

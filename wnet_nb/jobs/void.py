@@ -3,6 +3,8 @@
 import numpy as np
 from scipy import ndimage
 
+from wnet_nb.grid import thin_out
+
 SHARE = 0.05  # of the voxels that must have that level
 GAP = 1 / 3  # of the way from it to the median of the others, which the darkest others keep
 TAIL = 0.25  # as far as half of the others lie above the darkest tenth, at most, of the brightest
@@ -18,8 +20,7 @@ def fill_void(array: np.ndarray) -> tuple[np.ndarray, str]:
     it where everything else is bright or in pieces, for then these are the cells. Without a void
     the array comes back as it is, with no words.
     """
-    step = max(1, round((array.size / SAMPLE) ** (1 / 3)))
-    sample = np.asarray(array[::step, ::step, ::step])
+    sample = np.asarray(thin_out(array, SAMPLE))
     level = sample.min()
     rest = sample[sample > level]
     if not 0 < rest.size <= (1 - SHARE) * sample.size:
