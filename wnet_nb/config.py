@@ -58,10 +58,7 @@ def _option(
     roles: str = "training",
     **facts: Any,
 ) -> Callable[..., Any]:
-    """Take the facts of an option, then its texts: ``_option(...)(help, raise_when, lower_when)``.
-
-    An option may be unset if that is its default; `kind` is the type of any other default.
-    """
+    """Take the facts of an option, then its texts: ``_option(...)(help, raise_when=, ...)``."""
 
     def explain(help: str, *, raise_when: str, lower_when: str) -> Any:
         type_ = kind if default is None else type(default)

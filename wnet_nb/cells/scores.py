@@ -1,7 +1,4 @@
-"""Score a prediction against truth: Dice, instances matched by IoU, cells matched to points.
-
-Every matching is one-to-one and optimal (never greedy), so a score does not depend on label order.
-"""
+"""Score a prediction against truth: Dice, instances matched by IoU, cells matched to points."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields

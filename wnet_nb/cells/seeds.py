@@ -1,7 +1,4 @@
-"""Where cells are: the background they stand on, how far one must stand out, and their middles.
-
-No threshold is given: dark spots, which no cell makes, say how strong a bright one must be.
-"""
+"""Where cells are: the background they stand on, how far one must stand out, and their middles."""
 
 from collections.abc import Sequence
 

@@ -1,8 +1,4 @@
-"""How large is a typical cell here? One radius, from the image alone, sets every later scale.
-
-Bright blobs are sought over all sizes in a Laplacian scale space (Lindeberg 1998), and dark blobs
-say how strong a blob must be to be more than noise and background.
-"""
+"""How large is a typical cell here? One radius, from the image alone, sets every later scale."""
 
 import itertools
 from dataclasses import dataclass
@@ -111,11 +107,7 @@ def _find_blobs(image: np.ndarray, spacing: np.ndarray) -> np.ndarray:
 def _octave_blobs(
     image: np.ndarray, spacing: np.ndarray, radius: float, step: float
 ) -> list[np.ndarray]:
-    """Return `BLOB`s of radius `radius` to twice it (µm), sought on a cubic grid of `step` µm.
-
-    Noise and background make dark blobs as well as bright ones, cells do not: a bright blob counts
-    if it exceeds (nearly) all dark ones of its size.
-    """
+    """Return `BLOB`s of radius `radius` to twice it (µm), sought on a cubic grid of `step` µm."""
     box = _busiest_box(image, spacing, step)
     origin = np.array([axis.start for axis in box]) * spacing
     radii = radius * SCALE_STEP ** np.arange(-1, 5)
@@ -125,6 +117,7 @@ def _octave_blobs(
     for scale in range(1, len(radii) - 1):
         here = bright[bright[:, 0] == scale]
         null = -response[tuple(dark[dark[:, 0] == scale].T)]
+        # Noise and background make dark blobs too, cells do not: a bright one exceeds nearly all.
         floor = float(np.percentile(null, 99.9)) if len(null) else 0.0
         value = response[tuple(here.T)]
         here, value = here[value > floor], value[value > floor]
@@ -140,11 +133,7 @@ def _octave_blobs(
 
 
 def _busiest_box(image: np.ndarray, spacing: np.ndarray, step: float) -> tuple[slice, ...]:
-    """Return the part of a large volume to look at: the one of largest standard deviation.
-
-    The box holds at most `GRID_BUDGET` grid points of `step` µm, and eight times as many voxels;
-    a small volume is taken whole.
-    """
+    """Return the part of a large volume to look at: the one of largest standard deviation."""
     grid_shape = np.array(image.shape) * spacing / step
     budget = GRID_BUDGET * min(1, 8 * np.prod(spacing) / step**3)
     side = grid_shape.max()

@@ -1,7 +1,6 @@
 """What a volume shows beside its cells: uneven light, texture, vessels, stripes, debris, haze.
 
-All of it is background to a network that learns from simulated volumes, and most of what misleads
-a finder of bright blobs. Brightness is relative: 1 is a cell of median brightness.
+Brightness is relative: 1 is a cell of median brightness.
 """
 
 from collections.abc import Sequence

@@ -73,11 +73,7 @@ def _in_words(path: Path, error: Exception) -> str:
 
 
 def _check_page_list(tif: TiffFile) -> None:
-    """Check that the list of pages ends regularly and that the first page's tags are readable.
-
-    tifffile takes a list of pages that breaks off for its end, and would give a volume with
-    fewer slices or, when the lost text held them, without its axes and voxel size.
-    """
+    """Check that the list of pages ends regularly and that the first page's tags are readable."""
     file, form, first = tif.filehandle, tif.tiff, tif.pages.first
     offset, tables = first.offset, {}
     while offset:

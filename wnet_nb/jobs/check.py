@@ -1,7 +1,6 @@
 """What the data say, in words: one finding, one sentence with what to do.
 
-The rules follow the CellSeg3D guide: bright objects on a darker background, no large empty regions,
-no very bright large ones. The limits were set by looking at real and synthetic volumes.
+The rules follow the CellSeg3D guide; limits were set by looking at real and synthetic volumes.
 """
 
 import itertools
@@ -165,11 +164,7 @@ def _check_regions(sample: np.ndarray, voxel_size_um: Sequence[float]) -> Iterat
 
 
 def _check_noise(array: np.ndarray, ranges: Normalisation, settings: Settings) -> Iterator[str]:
-    """Compare the noise where it is bright, from neighbouring voxels, with the contrast there.
-
-    Light itself is noisy, so cells are noisier than the background; and noise must not raise the
-    contrast that it is compared with: both are taken from smoothed planes.
-    """
+    """Compare the noise where it is bright with the contrast there, both from smoothed planes."""
     planes = ranges.apply(_some_planes(array, 9))
     smooth = ndimage.gaussian_filter(planes, (0, NOISE_SIGMA, NOISE_SIGMA))
     bright = smooth[..., 1:] > np.percentile(smooth, 90)

@@ -1,8 +1,6 @@
 """The run folder: made or opened by one training at a time, and filled while it goes on.
 
-Each file is replaced as a whole, so a lost browser, a crash or a full disk leaves the last good
-one. Full states and weights are written by `training.fit`; the rest by `RunRecorder`. Two tables
-join the results in a folder.
+Each file is replaced as a whole, so a crash or a full disk leaves the last good one.
 """
 
 import platform

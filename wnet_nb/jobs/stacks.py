@@ -1,8 +1,4 @@
-"""The user's volumes: read, checked, hashed, measured and prepared once for every job.
-
-Check, panel, training, tuner and segmentation share one `Stack` per volume. Voxels of compressed
-files are decoded when they are used, and let go when another stack is.
-"""
+"""The user's volumes: read, checked, hashed, measured and prepared once for every job."""
 
 import hashlib
 import threading

@@ -1,8 +1,7 @@
 """Starter weights: a W trained on simulated cells only, from which a training on a stack starts.
 
-The encoder learns background, core and rim of cells that `cells.simulate` draws; the decoder then
-learns to give the image back from these classes. Every volume follows from (seed, number) and every
-step from (seed, step), so that a training repeats bit for bit, also when it was interrupted.
+Every volume follows from (seed, number) and every step from (seed, step), so that a training
+repeats bit for bit, also when it was interrupted.
 """
 
 import copy
