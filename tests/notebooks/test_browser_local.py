@@ -11,46 +11,35 @@ another way. Version 6 comes from the folder that WNET_NB_KERNEL6 names, made li
 import json
 import os
 import re
-import shutil
-import signal
-import socket
-import subprocess
-import sys
-import time
 import urllib.request
 from pathlib import Path
 
 import nbformat
 import pytest
 import tifffile
+from browser import (
+    ROOT,
+    SHORT,
+    TOKEN,
+    epoch,
+    fill,
+    missing,
+    notebook_of,
+    notebook_text,
+    press,
+    push,
+    run_all,
+    shoot,
+    source_of,
+    start_lab,
+    status,
+    trains,
+    wait_until,
+)
 
 from tests.benchmarks.nuclei import make_nuclei
 from wnet_nb import checkpoint
 from wnet_nb.files.run_files import read_history
-
-ROOT = Path(__file__).resolve().parents[2]
-NOTEBOOK = ROOT / "notebooks" / "WNet3D_local.ipynb"
-IMAGES = ROOT / "docs"
-SHORT = 'config.preset("quick", epochs=300, patches_per_volume=4, '
-FLAGS = (
-    "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update "
-    "--disable-sync --no-first-run --disable-quic"
-).split()
-TOKEN = "for-the-test"
-SIZE = {"width": 1300, "height": 900}
-
-
-def missing(what):
-    (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(what)
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    names = ("chromium", "chromium-browser", "google-chrome")
-    found = next((path for path in map(shutil.which, names) if path), None)
-    if found is None:
-        missing("no Chromium is installed (chromium, chromium-browser or google-chrome)")
-    return found
 
 
 @pytest.fixture(scope="module", params=["newest ipykernel", "ipykernel 6"])
@@ -63,142 +52,6 @@ def lab(request, tmp_path_factory):
         packages.insert(0, str(Path(os.environ["WNET_NB_KERNEL6"]).resolve()))
     home = tmp_path_factory.mktemp("lab")
     yield from start_lab(home, packages, request.param)
-
-
-def start_lab(home, packages, kernel):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    settings = {
-        "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
-        "notebook-extension/tracker": {"windowingMode": "none"},
-    }
-    for name, values in settings.items():
-        path = home / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(values))
-    environment = os.environ | {
-        "HOME": str(home),
-        "JUPYTER_CONFIG_DIR": str(home / "config"),
-        "JUPYTER_DATA_DIR": str(home / "data"),
-        "PYTHONPATH": os.pathsep.join(packages),
-        "OMP_NUM_THREADS": "1",  # the browser needs a processor too
-    }
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root"]
-    command += [f"--ServerApp.port={port}", f"--IdentityProvider.token={TOKEN}"]
-    command += [f"--ServerApp.root_dir={home}", f"--LabApp.user_settings_dir={home / 'settings'}"]
-    with (home / "server.log").open("w") as log:
-        server = subprocess.Popen(
-            command, env=environment, cwd=home, stdout=log, stderr=log, start_new_session=True
-        )
-    address = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(120):
-            try:
-                urllib.request.urlopen(f"{address}/api?token={TOKEN}", timeout=1)
-                break
-            except OSError:
-                assert server.poll() is None, (home / "server.log").read_text()[-2000:]
-                time.sleep(0.5)
-        yield Lab(address, home, kernel)
-    finally:
-        server.terminate()
-        try:
-            server.wait(20)
-        except subprocess.TimeoutExpired:  # it waits for a kernel that is still at work
-            os.killpg(server.pid, signal.SIGKILL)
-            server.wait(20)
-
-
-class Lab:
-    def __init__(self, address, home, kernel):
-        self.address, self.home, self.kernel, self.notebooks = address, home, kernel, 0
-
-    def new_notebook(self, *replacements):
-        """Put the notebook into a folder of its own; return the folder and its address."""
-        self.notebooks += 1
-        folder = self.home / f"notebook {self.notebooks}"
-        folder.mkdir()
-        notebook = nbformat.read(NOTEBOOK, as_version=4)
-        for old, new in replacements:
-            (cell,) = [c for c in notebook.cells if old in c.source and c.cell_type == "code"]
-            cell.source = cell.source.replace(old, new)
-        nbformat.write(notebook, folder / "notebook.ipynb")
-        # In a workspace of its own: Jupyter opens the tabs of the notebook before again, unseen.
-        place = f"tree/{folder.name}/notebook.ipynb"
-        return folder, f"{self.address}/lab/workspaces/{self.notebooks}/{place}?token={TOKEN}"
-
-
-@pytest.fixture
-def page(chromium):
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
-        page = browser.new_page(viewport=SIZE)
-        page.set_default_timeout(30_000)
-        yield page
-        browser.close()
-
-
-def run_all(page, address):
-    page.goto(address)
-    page.get_by_text(re.compile(r"ipykernel\) \| Idle")).first.wait_for()
-    page.get_by_role("menuitem", name="Run", exact=True).click()
-    page.get_by_text("Run All Cells", exact=True).click()
-
-
-def status(page):
-    return page.locator(".wnet-trainingview .widget-html").first.inner_text()
-
-
-def trains(page):
-    panel = page.locator(".wnet-trainingview .widget-html")
-    return panel.count() > 0 and re.search("epoch.*step", status(page)) is not None
-
-
-def epoch(page):
-    return int(re.search(r"epoch (\d+)", status(page)).group(1)) if trains(page) else 0
-
-
-def press(page, name):
-    page.get_by_role("button", name=name, exact=True).click()
-
-
-def push(page, place, key="ArrowRight", times=1):
-    """Move the slider in a place of the page by the keyboard."""
-    handle = page.locator(f"{place} .noUi-handle").first
-    handle.scroll_into_view_if_needed()
-    handle.focus()
-    for _ in range(times):
-        page.keyboard.press(key)
-
-
-def source_of(page, place):
-    return page.locator(place).locator("img").first.get_attribute("src")
-
-
-def wait_until(true, seconds=60.0):
-    """Wait until something is so, and return for how long."""
-    began = time.monotonic()
-    while not true():
-        assert time.monotonic() - began < seconds, "waited in vain"
-        time.sleep(0.02)
-    return time.monotonic() - began
-
-
-def shoot(page, home, place, name, keep=None):
-    """Save a picture of a place at two widths; to the repository only where asked for."""
-    panel = page.locator(place).first
-    for width in (1000, 1300):
-        page.set_viewport_size({"width": width, "height": 1500})  # the whole panel is in sight
-        panel.scroll_into_view_if_needed()
-        time.sleep(0.5)
-        panel.screenshot(path=home / f"{name}-{width}.png")
-    if keep and os.environ.get("WNET_NB_SCREENSHOTS"):
-        IMAGES.mkdir(exist_ok=True)
-        panel.screenshot(path=IMAGES / keep)
-    page.set_viewport_size(SIZE)
 
 
 def test_a_user_goes_through_the_notebook(page, lab, record_property):
@@ -311,14 +164,6 @@ def test_a_notebook_opened_again_without_its_kernel_shows_stills(page, lab):
     still.wait_for(state="visible")
 
 
-def fill(page, place, entry, number=0):
-    """Write into a field of a place of the page, and leave it."""
-    field = page.locator(f"{place} input[type=text]").nth(number)
-    field.scroll_into_view_if_needed()
-    field.fill(entry)
-    field.press("Tab")
-
-
 def test_what_is_filled_in_wrongly_is_said_and_what_is_right_is_there_after_a_restart(page, lab):
     folder, address = lab.new_notebook()
     (folder / "mine").mkdir()
@@ -352,6 +197,8 @@ def test_what_is_filled_in_wrongly_is_said_and_what_is_right_is_there_after_a_re
     size = f"{data} .wnet-option-voxel_size_um"  # is in sight, as it had to be assumed
     fill(page, size, "0.8,0.8,1.75")
     says(data, "is the order z,y,x right")
+    fill(page, size, "1750,800,800")
+    says(data, "is the voxel size in nm")
     fill(page, size, "1.75,0.8,0.8")
     says(data, "1.75 × 0.8 × 0.8 µm")
 
@@ -359,6 +206,16 @@ def test_what_is_filled_in_wrongly_is_said_and_what_is_right_is_there_after_a_re
     says(network, "there is no network 'runs/nothing'")
     fill(page, network, "none")
     says(network, "the same steps on the image alone")
+    for tab, option, entry, fault in (
+        ("Cells", "foreground_classes", "1,7", r"foreground_classes=\(1, 7\) does not fit"),
+        ("Training", "start_from", "mine/weights.pth", "no weights at 'mine/weights.pth'"),
+    ):
+        page.locator(form).get_by_text(tab, exact=True).click()
+        before = page.locator(f"{form} .wnet-option-{option} input").first.input_value()
+        fill(page, f"{form} .wnet-option-{option}", entry)
+        says(form, fault)
+        fill(page, f"{form} .wnet-option-{option}", before)
+        wait_until(lambda: "cannot start" not in page.locator(form).inner_text(), 20)
     fill(page, f"{form} .wnet-option-epochs", "abc")
     says(form, "epochs='abc' must be a number")
     fill(page, f"{form} .wnet-option-learning_rate", "0,0003")
@@ -378,11 +235,3 @@ def test_what_is_filled_in_wrongly_is_said_and_what_is_right_is_there_after_a_re
     assert list(entries.values()) == ['"mine/stack.tif"', "none", "7"]
     rate = page.locator(f"{form} .wnet-option-learning_rate input").first.input_value()
     assert float(rate) == 0.0003
-
-
-def notebook_of(folder):
-    return nbformat.read(folder / "notebook.ipynb", as_version=4)
-
-
-def notebook_text(folder):
-    return (folder / "notebook.ipynb").read_text(encoding="utf-8")

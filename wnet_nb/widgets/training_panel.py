@@ -4,6 +4,7 @@
 """
 
 import asyncio
+import sys
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from functools import partial
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import ipywidgets as widgets
+from IPython.display import display
 
 from wnet_nb import checkpoint
 from wnet_nb.checkpoint import Checkpoint
@@ -87,6 +89,13 @@ class TrainingPanel(Panel):
         self._loop: asyncio.AbstractEventLoop | None = None
         self.view = TrainingView(self._settings)
         super().__init__(self._build(), lambda: self.view.curves.value)
+        # Its cell, run again, loses it at once and waits until the training is over: then it is
+        # seen in the cell that trains, where a rule hides it as long as this panel is there.
+        self._again = Panel(self.children, words=str)
+        name = f"wnet-again-{self.model_id}"
+        self._again.add_class(name)
+        rule = widgets.HTML(f"<style>.{name} {{display:none}}</style>", layout={"display": "none"})
+        self.children = [*self.children, rule]
         self.view.say("Ready. The next cell starts the training.")
         self._show_buttons()
 
@@ -188,6 +197,8 @@ class TrainingPanel(Panel):
             self._take_settings()
         self.state.ask("start")
         self._show_buttons()
+        if "google.colab" not in sys.modules:  # whose cells are pages of their own
+            display(self._again._repr_mimebundle_(), raw=True)
         try:
             await attend(asyncio.ensure_future(self._train()), partial(self._ask, "stop"))
         finally:
