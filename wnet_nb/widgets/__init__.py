@@ -1,7 +1,6 @@
 """What the notebooks use, in one place; every name is explained where it is made."""
 
-from wnet_nb.widgets.cells_panel import find_cells, show_scores, view_cells
-from wnet_nb.widgets.chunk_bar import ChunkBar
+from wnet_nb.widgets.cells_panel import ChunkBar, find_cells, show_scores, view_cells
 from wnet_nb.widgets.data_field import DataField
 from wnet_nb.widgets.model_field import ModelField
 from wnet_nb.widgets.option_form import SettingsForm

@@ -11,6 +11,7 @@ from typing import Any
 
 import ipywidgets as widgets
 from IPython.display import display
+from tqdm.auto import tqdm
 
 from wnet_nb.checkpoint import WEIGHTS
 from wnet_nb.errors import UserError, explain
@@ -73,6 +74,25 @@ async def find_cells(
     status.value = message(f"{len(results)} of {len(stacks)} volumes are done.")
     shown.show_still()
     return results
+
+
+class ChunkBar:
+    """A bar for the chunks of each stage; give it to `segment_large` as `observe`."""
+
+    def __init__(self) -> None:
+        self.bar: Any = None
+
+    def __call__(self, progress: Any) -> None:
+        """Show a `ChunkProgress`."""
+        if progress.note:
+            print(progress.note)
+            return
+        if self.bar is None or self.bar.desc != progress.stage:
+            facts = {"total": progress.total, "initial": progress.done, "unit": " chunks"}
+            self.bar = tqdm(desc=progress.stage, **facts)
+        self.bar.update(progress.done - self.bar.n)
+        if progress.done == progress.total:
+            self.bar.close()
 
 
 def _describe(progress: Progress) -> str:
