@@ -18,18 +18,18 @@ def test_a_field_moves_count_sizes_and_changes_and_can_be_undone(tuner):
     tuner.fields["minimum_size"].control.value = "0,9"
     assert tuner.sizes.value != sizes
     assert tuner.changes == {"minimum_size": 0.9}
-    tuner.undo.click()
+    tuner.buttons[0].click()
     assert (tuner.changes, tuner.count.value) == ({}, words)
 
 
 def test_one_click_takes_tight_or_generous_outlines(tuner):
-    tight, generous = tuner.outlines
+    undo, tight, generous = tuner.buttons
     tight.click()
     small = (tuner.viewer.overlays["cells"] > 0).sum()
     generous.click()
     assert tuner.changes == {"boundary": 0.3}
     assert (tuner.viewer.overlays["cells"] > 0).sum() > small
-    tuner.undo.click()
+    undo.click()
     assert tuner.changes == {}
 
 

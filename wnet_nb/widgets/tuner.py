@@ -20,7 +20,11 @@ from wnet_nb.widgets.panel import LINES, RED, Panel, message
 from wnet_nb.widgets.viewer import TRUTH, Chooser, Viewer
 
 CROP_VOXELS = 96  # edge of the crop: small enough to answer within a second or two
-OUTLINES = {"Tight outlines": 0.5, "Generous outlines": 0.3}  # the boundary of each
+BUTTONS = {  # what each sets; of the first, all that was found
+    "As found": {},
+    "Tight outlines": {"boundary": 0.5},
+    "Generous outlines": {"boundary": 0.3},
+}
 TUNED = ("cell_radius_um", "boundary", "minimum_size", "foreground_classes")
 
 
@@ -37,12 +41,10 @@ class CellTuner(Panel):
         self.count, self.sizes = widgets.HTML(), widgets.Image(layout={"max_width": "100%"})
         self.fields: dict[str, OptionField] = {}
         self.chooser = Chooser([stack.name for stack in stacks], self._open)
-        self.undo = widgets.Button(description="As found")
-        self.undo.on_click(self._undo)
-        self.outlines = [widgets.Button(description=words) for words in OUTLINES]
-        for button in self.outlines:
-            button.on_click(self._take_outlines)
-        buttons = widgets.HBox([self.undo, *self.outlines], layout={"flex_flow": "row wrap"})
+        self.buttons = [widgets.Button(description=words) for words in BUTTONS]
+        for button in self.buttons:
+            button.on_click(self._press)
+        buttons = widgets.HBox(self.buttons, layout={"flex_flow": "row wrap"})
         super().__init__(
             [self.chooser, *self.fields.values(), buttons], lambda: self.viewer.picture.value
         )
@@ -91,13 +93,9 @@ class CellTuner(Panel):
         for name, value in remembered.recall("tuner", self._given).items():
             self.fields[name].value = value
 
-    def _undo(self, _: object) -> None:
-        for name, field in self.fields.items():
-            field.value = self._found[name]
-        self._update()
-
-    def _take_outlines(self, button: widgets.Button) -> None:
-        self.fields["boundary"].value = OUTLINES[button.description]
+    def _press(self, button: widgets.Button) -> None:
+        for name, value in (BUTTONS[button.description] or self._found).items():
+            self.fields[name].value = value
         self._update()
 
     def _segment(self) -> Instances:
