@@ -1,7 +1,6 @@
 """What only a Colab runtime needs: its GPU, its Drive, and a disk that is lost with it.
 
-Work is done on the local disk. Drive gets finished files only, under new names, each read back
-after writing. Everywhere else the same calls work without Drive.
+Work is done on the local disk, and Drive gets finished files; elsewhere all works without Drive.
 """
 
 import sys
@@ -48,8 +47,7 @@ def describe_runtime() -> str:
 class Session:
     """What the cells of the Colab notebook share: the places, the data and the run.
 
-    On Colab and with `use_drive`, Google Drive is mounted, which asks for permission, and results
-    are kept there in a folder ``wnet_nb``.
+    On Colab and with `use_drive`, results are kept in a folder ``wnet_nb`` of Google Drive.
     """
 
     def __init__(self, use_drive: bool = False) -> None:

@@ -89,11 +89,9 @@ def overlay_png(
     """Draw the planes through most cells: XY plain and with outlines, below it XZ and YZ.
 
     An outline has the colour of who found the cell: `COLOURS_IN_WORDS`. Two cells count as the
-    same if their overlap (IoU) is more than a half within the part that is shown.
-
-    All are (Z, Y, X). Of `image`, any real dtype, only the part that is shown is read; labels are
-    0 for background and 1 to n for the cells found with and without the network, the second None
-    where no network was used. `voxel_size_um` is (z, y, x) in µm; `name` is the volume's.
+    same if their overlap (IoU) is more than a half within the part that is shown; only that is read
+    of `image`, any real dtype. Labels, (Z, Y, X) as it is, are 0 for background and 1 to n for
+    cells; the second are None where no network was used. `voxel_size_um` is (z, y, x) in µm.
     """
     title = f"{name}: {labels.max():,} cells"
     if baseline_labels is not None:
@@ -132,9 +130,8 @@ def overlay_png(
 def projections_png(labels: np.ndarray, voxel_size_um: Sequence[float]) -> bytes:
     """Draw the cells in three dimensions: from above, from the front and from the right.
 
-    The first cell along each line of sight is seen. Far ones and slopes are darker, so that cells
-    look round. z runs downwards from the front and from the right.
-    `labels` are (Z, Y, X) integer, 0 background; `voxel_size_um` is (z, y, x) in µm.
+    Far cells and slopes are darker, so that cells look round. z runs downwards from the front and
+    the right. `labels` are (Z, Y, X) integer, 0 background; `voxel_size_um` is (z, y, x) in µm.
     """
     steps = [max(1, n // WIDTH_PIXELS) for n in labels.shape]
     labels = np.asarray(labels[tuple(slice(None, None, step) for step in steps)])

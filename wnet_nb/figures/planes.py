@@ -1,7 +1,6 @@
 """Three planes through a volume, XY, XZ and YZ, at true proportions: arrays in, pixels out.
 
-The pictures of `overlay` and the viewer of the notebook both draw with what is here. Pixels are
-(rows, columns, 3), red, green and blue in 0-255.
+Pixels are (rows, columns, 3), red, green and blue in 0-255.
 """
 
 import math

@@ -1,7 +1,6 @@
 """``report.html``: what a run found and how, on one page to mail or to put into a lab book.
 
-Everything on it is read from the run's folder, so it can be made again at any time. What it says
-stands in the template report.html beside this module; here is what the template is filled with.
+It is made from the run's folder alone; what it says stands in the template beside this module.
 """
 
 import json

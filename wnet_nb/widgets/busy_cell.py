@@ -1,10 +1,8 @@
 """Runs long work from a notebook cell that stays open to its buttons and sliders.
 
-The cell is an ``await``: it stays busy to the end, so Run All needs nobody and later cells never
-see a half-trained model. The computing goes on in one thread, because a step of a large network can
-take half a minute; that thread touches no widget. What it brings is drawn in the kernel's own event
-loop: widgets set from a thread do not redraw on Colab. While the cell waits, `Doorman` lets buttons
-and sliders in. The interrupt button is a wish to stop, as Stop is, so that the state kept is whole.
+The cell is an ``await``, busy to the end, so later cells never see a half-trained model. One thread
+computes, and touches no widget: on Colab, those set from a thread do not redraw. `Doorman` lets
+buttons and sliders in meanwhile. The interrupt button is a wish to stop: the state is kept whole.
 """
 
 import asyncio
