@@ -1,6 +1,7 @@
 import pytest
 
 from wnet_nb.config import DEFAULTS, names_with
+from wnet_nb.errors import UserError
 from wnet_nb.widgets.option_field import LINEAR, OptionField
 
 
@@ -36,6 +37,8 @@ def test_an_entry_that_cannot_be_taken_is_a_fault_beside_the_field():
         "&#x27;", "'"
     )
     assert told == ["epochs"]
+    with pytest.raises(UserError, match="must be a number"):
+        one.value  # noqa: B018
     one.control.value = "5"
     assert (one.fault, one.problem.value, one.value) == ("", "", 5)
 

@@ -1,6 +1,7 @@
 import pytest
 
 from wnet_nb import widgets
+from wnet_nb.errors import UserError
 from wnet_nb.jobs.models import load_model
 from wnet_nb.jobs.segment import segment_settings
 from wnet_nb.jobs.stacks import read_stacks
@@ -49,6 +50,14 @@ def test_a_class_that_does_not_exist_is_said(trained, stacks):
     tuner = widgets.CellTuner(trained.run, stacks)
     tuner.fields["foreground_classes"].control.value = "7"
     assert "does not fit n_classes=2" in tuner.count.value
+
+
+def test_an_entry_that_cannot_be_taken_is_said_and_not_applied(trained, stacks):
+    tuner = widgets.CellTuner(trained.run, stacks)
+    tuner.fields["minimum_size"].control.value = "small"
+    assert "must be a number" in tuner.count.value
+    with pytest.raises(UserError, match="minimum_size='small'"):
+        tuner.changes  # noqa: B018
 
 
 def test_another_volume_keeps_what_was_tuned(folder, settings, trained):

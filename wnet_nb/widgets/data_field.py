@@ -101,9 +101,6 @@ class DataField(Panel):
         """Read what the field names, and say what was found."""
         self._stacks, self.found.value = None, message("reading …")
         try:
-            for field in self.fields.values():
-                if field.fault:
-                    raise UserError(field.fault)
             settings = config.preset("quick", **self.options)
             labels = clean_path(self.labels.value) if self.labels.value.strip() else None
             found = read_stacks(

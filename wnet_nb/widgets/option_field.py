@@ -29,7 +29,7 @@ class OptionField(widgets.VBox):
     """One option: a field, a slider where it has one, its unit, its help, and what is wrong.
 
     `on_change` is called after the user changed the entry, also to one that cannot be taken: then
-    `fault` says why, and `value` is the last that could be. `brief` leaves out the help.
+    `fault` says why. `brief` leaves out the help.
     """
 
     def __init__(
@@ -64,7 +64,9 @@ class OptionField(widgets.VBox):
 
     @property
     def value(self) -> Any:
-        """The last value that could be taken."""
+        """What is entered; UserError if it cannot be taken."""
+        if self.fault:
+            raise UserError(self.fault)
         return self._value
 
     @value.setter

@@ -69,9 +69,6 @@ class SettingsForm(Panel):
     @property
     def settings(self) -> Settings:
         """Options as the fields say; UserError while something is wrong."""
-        for field in self.fields.values():
-            if field.fault:
-                raise UserError(field.fault)
         values = {name: field.value for name, field in self.fields.items()}
         settings, start = self._base.replace(**values), values["start_from"]
         if start and not is_word(start) and not Path(start).exists():

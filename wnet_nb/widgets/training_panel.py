@@ -148,12 +148,11 @@ class TrainingPanel(Panel):
         self._show_buttons()
 
     def _take_live(self, name: str) -> None:
-        field = self.live[name]
         try:
-            if not field.fault:
-                self.view.settings.replace(**{name: field.value})
-                self.controls.change(**{name: field.value})
-                self.view.facts.value = ""
+            change = {name: self.live[name].value}
+            self.view.settings.replace(**change)
+            self.controls.change(**change)
+            self.view.facts.value = ""
         except UserError as error:
             self.view.facts.value = message(f"Not taken: {error}.", RED)
 

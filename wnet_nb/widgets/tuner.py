@@ -56,7 +56,7 @@ class CellTuner(Panel):
 
     @property
     def changes(self) -> dict[str, Any]:
-        """Options that were moved away from what was found, for `find_cells`."""
+        """Options that were moved away from what was found, for `find_cells`, or UserError."""
         return {n: f.value for n, f in self.fields.items() if f.value != self._found[n]}
 
     def _open(self, number: int) -> Viewer:
@@ -106,10 +106,7 @@ class CellTuner(Panel):
         )
 
     def _update(self) -> None:
-        faults = [field.fault for field in self.fields.values() if field.fault]
         try:
-            if faults:
-                raise UserError(faults[0])
             cells = self._segment()
         except UserError as error:
             self.count.value = message(f"{error}.", RED)
