@@ -250,6 +250,7 @@ class TrainingPanel(Panel):
             while (event := await in_thread(next, events, None)) is not None:
                 view.show(event)
                 self._note(event)
+                await asyncio.sleep(0)  # what was pressed while it was drawn acts now
                 while state.phase == "paused":
                     view.say("Paused. Go on continues with the same numbers.")
                     await asyncio.sleep(POLL_SECONDS)
