@@ -3,7 +3,8 @@
 import shutil
 
 import pytest
-from browser import FLAGS, SIZE, missing
+
+from tests.notebooks.browser import FLAGS, SIZE, missing
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-from browser import (
+
+import wnet_nb
+from tests.benchmarks.nuclei import make_nuclei
+from tests.notebooks.browser import (
     NOTEBOOK,
     ROOT,
     TOKEN,
@@ -35,12 +38,9 @@ from browser import (
     trains,
     wait_until,
 )
-
-import wnet_nb
 from wnet_nb import config
 from wnet_nb.files.run_files import read_history
 from wnet_nb.files.writing import write_volume
-from wnet_nb.jobs.example import make_example
 
 SIZE = (2.0, 1.0, 1.0)
 EPOCHS = 'config.preset("quick", '
@@ -58,7 +58,7 @@ def lab(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def volume():
-    return make_example(1, shape=(48, 64, 64), voxel_size_um=SIZE, n_cells=30)
+    return make_nuclei(1, shape=(48, 64, 64), voxel_size_um=SIZE, n_cells=30)
 
 
 def write_stack(folder, name, array):
@@ -154,7 +154,7 @@ def test_several_volumes_are_chosen_from_and_come_together_in_one_table(page, la
     folder, address = lab.new_notebook(only=(*DATA, "view_stacks", *APPLYING))
     mine = folder / "mine"
     for number, name in enumerate(("first", "second")):
-        image, labels = make_example(number, shape=(32, 64, 64), voxel_size_um=SIZE, n_cells=20)
+        image, labels = make_nuclei(number, shape=(32, 64, 64), voxel_size_um=SIZE, n_cells=20)
         write_stack(mine, name, image)
     write_stack(mine, "second_labels", labels)
     open_notebook(page, address)
@@ -279,7 +279,7 @@ def test_section_6_of_colab_knows_voxel_size_channel_and_time_and_lets_them_be_c
         source=NOTEBOOK.with_name("WNet3D_colab.ipynb"),
         only=(*titles, "# @title 6.1 Preview", "predictions, stacks ="),
     )
-    noise = make_example(2, shape=(48, 64, 64), n_cells=0)[0]
+    noise = make_nuclei(2, shape=(48, 64, 64), n_cells=0)[0]
     planes = np.stack([np.stack([noise, noise], 1), np.stack([noise, volume[0]], 1)])
     (folder / "mine").mkdir()
     tifffile.imwrite(folder / "mine" / "many.tif", planes, imagej=True, metadata={"axes": "TZCYX"})

@@ -17,7 +17,9 @@ from pathlib import Path
 import nbformat
 import pytest
 import tifffile
-from browser import (
+
+from tests.benchmarks.nuclei import make_nuclei
+from tests.notebooks.browser import (
     ROOT,
     SHORT,
     TOKEN,
@@ -36,8 +38,6 @@ from browser import (
     trains,
     wait_until,
 )
-
-from tests.benchmarks.nuclei import make_nuclei
 from wnet_nb import checkpoint
 from wnet_nb.files.run_files import read_history
 
