@@ -22,8 +22,8 @@ def fill_void(array: np.ndarray) -> tuple[np.ndarray, str]:
     """
     sample = np.asarray(thin_out(array, SAMPLE))
     level = sample.min()
-    rest = sample[sample > level] + 0  # of a mask, numbers
-    if not 0 < rest.size <= (1 - SHARE) * sample.size:
+    rest = sample[sample > level]
+    if array.dtype == bool or not 0 < rest.size <= (1 - SHARE) * sample.size:
         return array, ""
     darkest, dark, middle, bright = np.quantile(rest, (0.01, 0.1, 0.5, 0.995)) - float(level)
     if darkest < GAP * middle or middle - dark >= TAIL * (bright - dark):
