@@ -190,8 +190,8 @@ class PatchSampler:
         self.normalisations = [v.normalisation for v in volumes]
         self.augmentation = settings.augmentation
         self.remarks = [  # what is not as asked for, for the user
-            f"volume {number} is smaller than a patch and is enlarged to {times(now.shape)} voxels "
-            "by reflection"
+            f"volume {number} is smaller than a patch: its edges are mirrored, up to "
+            f"{times(now.shape)} voxels"
             for number, (now, given) in enumerate(zip(self.arrays, volumes, strict=True), 1)
             if now.shape != given.array.shape
         ]

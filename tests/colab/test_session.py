@@ -252,7 +252,7 @@ def test_what_was_said_of_the_data_holds_for_the_images_until_it_is_changed(away
     for path in ("", "others"):
         images = session.choose_images(path)
         assert images.stack.voxel_size_um == (2.0, 1.0, 0.5)
-        assert "2 × 1 × 0.5 µm (z, y, x) from option" in images.found.value
+        assert "2 × 1 × 0.5 µm (z, y, x) as given" in images.found.value
         assert images.fields["voxel_size_um"].control.value == "2.0,1.0,0.5"
         assert options_are_seen(images)
     images.fields["voxel_size_um"].control.value = "3,1,0.5"

@@ -73,7 +73,7 @@ def test_cells_of_the_preview_are_counted_and_coloured(words):
     labels[6:10, 8:14, 8:14] = 1
     image = pixels(overlay.preview_png(preview(), voxel_size_um=CUBE, cells=labels))
     assert "1 cells in the patch" in words
-    coloured = np.ptp(image[:, : overlay.BLOCK_PIXELS], axis=-1) > 30
+    coloured = np.ptp(image[: overlay.PREVIEW_PIXELS, : overlay.PREVIEW_PIXELS], axis=-1) > 30
     assert 0.002 < coloured.mean() < 0.3
 
 

@@ -246,7 +246,7 @@ def test_a_missing_ome_spacing_is_taken_from_the_plane_and_said(tmp_path):
     assert (volume.voxel_size_um, volume.voxel_size_source) == ((0.25, 0.5, 0.25), "assumed")
     assert volume.remarks == (
         "no voxel size along z in 'a.tif': 0.25 × 0.5 × 0.25 µm (z, y, x) is assumed; "
-        "give voxel_size_um=z,y,x",
+        "set voxel_size_um (z,y,x)",
     )
 
 
@@ -266,7 +266,7 @@ def test_nothing_stated_is_one_um_and_says_which_option_helps(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", STACK)
     volume = read_volume(tmp_path / "a.tif")
     assert (volume.voxel_size_um, volume.voxel_size_source) == ((1.0, 1.0, 1.0), "assumed")
-    assert len(volume.remarks) == 1 and "give voxel_size_um=z,y,x" in volume.remarks[0]
+    assert len(volume.remarks) == 1 and "set voxel_size_um (z,y,x)" in volume.remarks[0]
 
 
 def test_the_option_comes_before_the_metadata_and_says_what_it_replaced(tmp_path):

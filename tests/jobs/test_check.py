@@ -132,7 +132,7 @@ def test_labels_are_not_taken_for_an_image():
 
 def test_strong_anisotropy_suggests_patches_of_equal_edges_in_micrometres(image):
     found = words(image, preset(), size=(4.0, 1.0, 1.0))
-    assert "4 times" in found and "patch_size=16,64,64" in found
+    assert "4 times" in found and "16,64,64 voxels: set patch_size" in found
 
 
 def test_a_volume_smaller_than_a_patch_is_told(image):

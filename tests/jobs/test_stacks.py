@@ -101,7 +101,7 @@ def test_facts_are_there_without_the_voxels(folder):
     assert stack.voxel_size_um == (1, 1, 1) and stack.voxel_size_source == "metadata"
     assert (
         stack.words
-        == "a: 32 × 36 × 40 voxels (z, y, x), uint16, 1 × 1 × 1 µm (z, y, x) from metadata"
+        == "a: 32 × 36 × 40 voxels (z, y, x), uint16, 1 × 1 × 1 µm (z, y, x) from the file"
     )
 
 

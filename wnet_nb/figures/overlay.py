@@ -25,7 +25,8 @@ COLOURS_IN_WORDS = {
     NETWORK_COLOUR: "pink: only with the network",
     BASELINE_COLOUR: "turquoise: only without it",
 }
-WIDTH_PIXELS, BLOCK_PIXELS = 1070, 210  # of the blocks of a row together; of one of the preview
+WIDTH_PIXELS, BLOCK_PIXELS = 1070, 210  # of the blocks of a row together; of one
+PREVIEW_PIXELS = 320  # of a block of the preview, three of which are beside each other
 MARGIN, LINE = 16, 26  # between blocks; height of a line of text, in pixels
 TITLE, TEXT = 19, 15  # sizes of letters in pixels
 LEAST_PIXELS = 170  # for the words above a block
@@ -47,7 +48,7 @@ def preview_png(
     `voxel_size_um` (z, y, x) gives true proportions in µm; where it is None, voxels count as cubes.
     `cells`, (Z, Y, X) labels of the patch, are drawn in a block of their own.
     """
-    layout = planes.Layout.of(preview.image.shape, voxel_size_um or (1, 1, 1), BLOCK_PIXELS)
+    layout = planes.Layout.of(preview.image.shape, voxel_size_um or (1, 1, 1), PREVIEW_PIXELS)
     point = [n // 2 for n in preview.image.shape]
 
     def shades(volume: np.ndarray) -> np.ndarray:
@@ -67,7 +68,9 @@ def preview_png(
     for words, pixels in blocks.items():
         blocks[words] = np.asarray(planes.name_planes(pixels, layout, TEXT))
     unit = "voxels" if voxel_size_um is None else "µm"
-    return _compose([blocks], layout.pixel_um, title, unit=unit)
+    named, half = list(blocks.items()), (len(blocks) + 1) // 2  # in two rows, for narrow pages
+    rows = [dict(named[:half]), dict(named[half:])]
+    return _compose(rows, layout.pixel_um, title, unit=unit)
 
 
 def progress_png(history: Sequence[Mapping[str, Any]], preview: bytes) -> bytes:

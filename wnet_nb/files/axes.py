@@ -157,7 +157,7 @@ def settle_voxel_size(
     missing = ", ".join(axis for axis, one in zip("zyx", stated, strict=True) if one is None)
     along = f" along {missing}" if known else ""
     remark = (
-        f"no voxel size{along} in '{name}': {format_um(size)} is assumed; give voxel_size_um=z,y,x"
+        f"no voxel size{along} in '{name}': {format_um(size)} is assumed; set voxel_size_um (z,y,x)"
     )
     return size, "assumed", (remark,)
 

@@ -190,7 +190,7 @@ def _check_grid(volume: Volume, settings: Settings) -> Iterator[str]:
         edge = max(DEPTH_FACTOR, round(high / ratio / DEPTH_FACTOR) * DEPTH_FACTOR)
         yield (
             f"voxels are {ratio:.3g} times as long in z as in the plane; patches of equal edges "
-            f"in µm would be patch_size={edge},{high},{wide}"
+            f"in µm have {edge},{high},{wide} voxels: set patch_size to that"
         )
     if np.less(volume.shape, patch).any():
         yield (

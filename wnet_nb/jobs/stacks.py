@@ -81,8 +81,8 @@ class Stack:
     def words(self) -> str:
         """Name, size, dtype, voxel size and where that comes from, in one line."""
         size = " × ".join(map(str, self.shape))
-        source = self.voxel_size_source
-        scale = format_um(self.voxel_size_um) + (" " if source == "assumed" else " from ") + source
+        source = {"metadata": "from the file", "option": "as given"}.get(self.voxel_size_source)
+        scale = f"{format_um(self.voxel_size_um)} {source or self.voxel_size_source}"
         return f"{self.name}: {size} voxels (z, y, x), {self.dtype.name}, {scale}"
 
     @property

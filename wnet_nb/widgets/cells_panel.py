@@ -154,7 +154,7 @@ def _in_three_dimensions(result: Result) -> list[widgets.Widget]:
     path = result.folder / PROJECTIONS
     if not path.exists():
         return []
-    picture = widgets.Image(value=path.read_bytes(), layout={"max_width": "100%"})
+    picture = widgets.Image(value=path.read_bytes(), layout={"max_width": "calc(100% - 4px)"})
     fold = widgets.Accordion([picture], selected_index=None)
     fold.set_title(0, "the cells in three dimensions")
     return [fold]
@@ -197,7 +197,7 @@ def show_scores(results: Sequence[Result]) -> widgets.Widget:
         parts.append(widgets.HTML(texts[-1]))
         if result.scores_picture.exists():
             pictures.append(result.scores_picture.read_bytes())
-            layout = {"width": "600px", "max_width": "100%"}
+            layout = {"width": "600px", "max_width": "calc(100% - 4px)"}
             parts.append(widgets.Image(value=pictures[-1], layout=layout))
     if not parts:
         return widgets.HTML(

@@ -84,6 +84,8 @@ class SettingsForm(Panel):
             groups["ncut"].append(picture.add_class("wnet-affinitypicture"))
         for field in self.fields.values():
             groups[field.option.group].append(field)
+        fit = "<style>.wnet-settingsform .lm-TabBar-tab {flex: 0 1 auto !important}</style>"
+        groups[TABS[0]].append(widgets.HTML(fit, layout={"display": "none"}))
         tab = widgets.Tab([widgets.VBox(fields) for fields in groups.values()], selected_index=0)
         for n, group in enumerate(TABS):
             tab.set_title(n, config.GROUPS[group])

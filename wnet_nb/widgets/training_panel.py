@@ -125,6 +125,7 @@ class TrainingPanel(Panel):
     def _show_buttons(self) -> None:
         for what, button in self.buttons.items():
             button.disabled = not self.state.may(what)
+            button.button_style = "" if button.disabled else BUTTONS[what][1]
 
     def _press(self, what: str, _: object) -> None:
         """Do what a button asks; its handler may run in any thread of the kernel."""
