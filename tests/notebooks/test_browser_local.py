@@ -115,6 +115,17 @@ def test_a_user_goes_through_the_notebook(page, lab, record_property):
     assert "reconstruction_weight" in changes
     assert (run / "predictions" / "example" / "cells.csv").stat().st_size > 200
 
+    # The report shows the scores of the newest result, and the earlier one beside it with its own.
+    results = [run / "predictions" / name for name in ("example", "example-2")]
+    assert all((result / "scores.json").exists() for result in results)
+    page.goto((run / "report.html").as_uri())
+    words = page.locator("body").inner_text()
+    for result in results:
+        scored = json.loads((result / "scores.json").read_text())
+        (half,) = [row for row in scored["scores"]["rows"] if row["threshold"] == 0.5]
+        assert f"{half['f1']:.2f}" in words
+    assert "example-2" in words
+
 
 def test_a_closed_tab_loses_nothing_and_the_interrupt_button_keeps_the_model(page, lab):
     folder, address = lab.new_notebook(('config.preset("quick", ', SHORT))
