@@ -35,7 +35,7 @@ STEPS = {  # what is changed, and to what; the others are those of `quick`
     "batch_size": (1, 2, 4, 8),
     "n_classes": (2, 3, 5, 8),
 }
-VOLUMES = (64, 128, 192, 256, 320, 384)  # edges, in voxels
+VOLUMES = (64, 96, 128, 192, 256)  # edges, in voxels
 TITLES = {
     "patch_size": "edge of a patch, voxels", "base_channels": "channels of the first stage",
     "batch_size": "patches in a step", "n_classes": "classes", "volume": "edge of a volume, voxels",
