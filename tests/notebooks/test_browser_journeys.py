@@ -263,7 +263,8 @@ def make_environment(checkout):
 
 
 def contents(folder):
-    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    files = (path for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc")
+    return {path.relative_to(folder): path.read_bytes() for path in files}
 
 
 def test_section_6_of_colab_knows_voxel_size_channel_and_time_and_lets_them_be_changed(
