@@ -141,11 +141,11 @@ def run_and_wait(page, part, below=False):
 
 def says(page, place, words):
     """Wait until a place of the page says what matches."""
-    panel = page.locator(place).last
+    panels = page.locator(f"{place} >> visible=true")
     try:
-        wait_until(lambda: panel.is_visible() and re.search(words, panel.inner_text()), 90)
+        wait_until(lambda: panels.count() and re.search(words, panels.last.inner_text()), 90)
     except AssertionError:
-        pytest.fail(f"{place} does not say {words}, but: {panel.inner_text()}")
+        pytest.fail(f"{place} does not say {words}, but: {panels.all_inner_texts()}")
 
 
 def status(page):

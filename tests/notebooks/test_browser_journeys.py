@@ -140,7 +140,7 @@ def test_a_panel_cell_run_again_shows_its_training_and_a_stopped_one_is_extended
     run_cell(page, "trained = await")
     wait_until(lambda: trains(page) and epoch(page) > 2, 180)
     press(page, "Stop and keep")
-    wait_until(lambda: status(page).startswith("Stopped, and"), 180)
+    wait_until(lambda: status(page).startswith("Stopped, and") and is_done(page), 180)
     done = len(read_history(run.with_name("stack-2")))
     page.locator(".wnet-trainingpanel input[type=number]").fill("2")
     press(page, "Extend by")
