@@ -64,15 +64,15 @@ STEP = np.random.default_rng(0).random((1, 1, 64, 64, 64), np.float32) * 100
 MAXIMUM, MINIMUM = "at most", "at least"
 
 
-def in_turn(rounds, **calls):
-    """Return the seconds of every round of each call, taken in turn; the first one warms up."""
+def in_turn(rounds, *, warm_up=1, **calls):
+    """Return the seconds of every round of each call, taken in turn after those that warm up."""
     seconds = {name: [] for name in calls}
-    for _ in range(rounds + 1):
+    for _ in range(rounds + warm_up):
         for name, call in calls.items():
             began = time.perf_counter()
             call()
             seconds[name].append(time.perf_counter() - began)
-    return {name: np.array(times[1:]) for name, times in seconds.items()}
+    return {name: np.array(times[warm_up:]) for name, times in seconds.items()}
 
 
 def ratio(over, under):
@@ -242,7 +242,7 @@ def inference_rows(rounds):
 
     published = build_model(PUBLISHED).to(memory_format=torch.channels_last_3d).eval()
     ours, windows = pair(published, PUBLISHED)
-    took = in_turn(max(1, rounds // 3), ours=ours, monai=windows)
+    took = in_turn(max(1, rounds // 3), warm_up=0, ours=ours, monai=windows)  # minutes each
     starter = load_model("starter")
     ours, windows = pair(starter.model, starter.settings)
     a, b = (probabilities.argmax(0) > 0 for probabilities in (ours(), windows()))
