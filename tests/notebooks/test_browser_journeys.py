@@ -41,6 +41,7 @@ from tests.notebooks.browser import (
 from wnet_nb import config
 from wnet_nb.files.run_files import read_history
 from wnet_nb.files.writing import write_volume
+from wnet_nb.whole_file import sha256
 
 SIZE = (2.0, 1.0, 1.0)
 EPOCHS = 'config.preset("quick", '
@@ -233,7 +234,7 @@ def test_lab_opens_a_copy_in_the_users_folder_and_leaves_the_checkout_as_it_was(
     notebook = own / "WNet3D_local.ipynb"
     with contextmanager(start_lab)(own, [str(checkout)], "newest ipykernel", command) as lab:
         fresh = notebook.read_bytes()
-        assert fresh == before[Path("notebooks/WNet3D_local.ipynb")]
+        assert sha256(notebook) == before[Path("notebooks/WNet3D_local.ipynb")]
         open_notebook(page, f"{lab.address}/lab/tree/{notebook.name}?token={TOKEN}")
         run_cell(page, "import wnet_nb")
         run_and_wait(page, "data = widgets")
@@ -264,7 +265,7 @@ def make_environment(checkout):
 
 def contents(folder):
     files = (path for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc")
-    return {path.relative_to(folder): path.read_bytes() for path in files}
+    return {path.relative_to(folder): sha256(path) for path in files}
 
 
 def test_section_6_of_colab_knows_voxel_size_channel_and_time_and_lets_them_be_changed(
