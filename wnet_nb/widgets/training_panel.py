@@ -91,7 +91,7 @@ class TrainingPanel(Panel):
         super().__init__(self._build(), lambda: self.view.curves.value)
         # Its cell, run again, loses it at once and waits until the training is over: then it is
         # seen in the cell that trains, where a rule hides it as long as this panel is there.
-        self._again = Panel(self.children, words=str)
+        self._again = Panel(self.children)
         name = f"wnet-again-{self.model_id}"
         self._again.add_class(name)
         rule = widgets.HTML(f"<style>.{name} {{display:none}}</style>", layout={"display": "none"})
@@ -249,9 +249,8 @@ class TrainingPanel(Panel):
         events = await in_thread(self._open)
         try:
             while (event := await in_thread(next, events, None)) is not None:
-                view.show(event)
+                view.show(event, await in_thread(view.draw, event))
                 self._note(event)
-                await asyncio.sleep(0)  # what was pressed while it was drawn acts now
                 while state.phase == "paused":
                     view.say("Paused. Go on continues with the same numbers.")
                     await asyncio.sleep(POLL_SECONDS)

@@ -11,14 +11,13 @@ import numpy as np
 
 from wnet_nb.cells.outlines import segment_instances
 from wnet_nb.config import Settings
-from wnet_nb.data import times
 from wnet_nb.errors import UserError
 from wnet_nb.events import EpochEnd, Event, Started, StepEnd
 from wnet_nb.figures import curves, overlay
 from wnet_nb.jobs.train import duration
 from wnet_nb.widgets.panel import ORANGE, Panel, message
 
-DRAW_SHARE = 10  # of the time, the curves are redrawn for a tenth at most
+DRAW_SHARE = 10  # the curves are redrawn at most for this part of the time
 PICTURE = {"width": "940px", "max_width": "calc(100% - 4px)"}
 
 
@@ -41,46 +40,29 @@ class TrainingView(Panel):
         self.preview.layout.display = "none"  # until there is one
         seen = [self.bar, self.status, self.facts, self.curves, self.note, self.preview]
         super().__init__(seen, lambda: self.curves.value)
-        self._draw_curves()
+        self.curves.value = self._curves_png()
 
-    def show(self, event: Event) -> None:
-        """Take in an event and show what it changes."""
+    def draw(self, event: Event) -> dict[str, bytes]:
+        """Return the pictures that an event asks for; touches no widget, so a thread may do it."""
+        pictures = {}
         if isinstance(event, Started):
             self._per_epoch, self.history = event.steps_per_epoch, [dict(r) for r in event.history]
             for row in self.history:
                 self._mark_row(row)
-            words = f"{event.parameters:,} weights, patches of {times(event.patch_shape)} voxels"
-            self.facts.value = message(_sentences([words, *event.remarks]))
-        elif event.remarks:
-            self.facts.value = message(_sentences(event.remarks), ORANGE)
-        if isinstance(event, StepEnd):
-            self._show_step(event)
+        elif isinstance(event, StepEnd):
+            self.steps.append((event.step, event.soft_ncut, event.reconstruction, event.total))
+            if event.changes:
+                changed = dict(event.changes)
+                self.settings = self.settings.replace(**changed)
+                words = [f"{name}={value:g}" for name, value in changed.items()]
+                self.changes[event.step] = "; ".join(words)
+            elif time.perf_counter() - self._drawn < max(1.0, DRAW_SHARE * self._cost):
+                return {}
         elif isinstance(event, EpochEnd):
             self.history.append(dict(event.row))
             self._mark_row(event.row)
-            if event.validation_dice is not None:
-                self.dice = f" · Dice against your labels {event.validation_dice:.2f}"
-            self.preview.value, self.preview.layout.display = self._preview_png(event), ""
-        is_step = isinstance(event, StepEnd) and not event.changes
-        if not is_step or time.perf_counter() - self._drawn > max(1.0, DRAW_SHARE * self._cost):
-            self._draw_curves()
-
-    def _show_step(self, event: StepEnd) -> None:
-        self.steps.append((event.step, event.soft_ncut, event.reconstruction, event.total))
-        if event.changes:
-            changed = dict(event.changes)
-            self.settings = self.settings.replace(**changed)
-            words = "; ".join(f"{name}={value:g}" for name, value in changed.items())
-            self.changes[event.step] = words
-        memory = self.history[-1]["peak_memory_mb"] / 1e3 if self.history else 0
-        used = f" · {memory:.1f} GB memory" if memory else ""
-        steps = self.settings.epochs * self._per_epoch
-        self.bar.max, self.bar.value = steps, event.step
-        self.say(
-            f"epoch {event.epoch} of {self.settings.epochs} · step {event.step} of {steps} · "
-            f"{duration(event.seconds_left)} left{used} · soft N-cut {event.soft_ncut:.3f}"
-            f"{self.dice}"
-        )
+            pictures["preview"] = self._preview_png(event)
+        return pictures | {"curves": self._curves_png()}
 
     def _mark_row(self, row: Mapping[str, Any]) -> None:
         """Note the changes of an epoch, also of one before the training was resumed."""
@@ -88,7 +70,7 @@ class TrainingView(Panel):
             self.changes.setdefault(int(step), words.strip())
         self.changes = dict(sorted(self.changes.items()))
 
-    def _draw_curves(self) -> None:
+    def _curves_png(self) -> bytes:
         began = time.perf_counter()
         figure = curves.plot_losses(
             self.history,
@@ -96,12 +78,10 @@ class TrainingView(Panel):
             steps_per_epoch=self._per_epoch,
             changes=list(self.changes),
         )
-        self.curves.value = curves.figure_png(figure)
+        png = curves.figure_png(figure)
         self._drawn = time.perf_counter()
         self._cost = self._drawn - began
-        changes = enumerate(self.changes.items(), start=1)  # as numbered on the curves
-        lines = [f"{n}: from step {step}, {escape(words)}" for n, (step, words) in changes]
-        self.note.value = "<br>".join(lines)
+        return png
 
     def _preview_png(self, event: EpochEnd) -> bytes:
         (radius, size), preview = self.cell, event.preview
@@ -122,6 +102,37 @@ class TrainingView(Panel):
         except UserError as error:
             title += f" (no cells yet: {error})"
         return overlay.preview_png(preview, voxel_size_um=size, title=title, cells=cells)
+
+    def show(self, event: Event, pictures: Mapping[str, bytes]) -> None:
+        """Show an event and its pictures."""
+        if "curves" in pictures:
+            self.curves.value = pictures["curves"]
+        if isinstance(event, Started):
+            size = " × ".join(map(str, event.patch_shape))
+            words = f"{event.parameters:,} weights, patches of {size} voxels"
+            self.facts.value = message(_sentences([words, *event.remarks]))
+        elif event.remarks:
+            self.facts.value = message(_sentences(event.remarks), ORANGE)
+        self.bar.max = self.settings.epochs * self._per_epoch
+        if isinstance(event, StepEnd):
+            self.bar.value = event.step
+            self.say(self._describe(event))
+        elif isinstance(event, EpochEnd):
+            if event.validation_dice is not None:
+                self.dice = f" · Dice against your labels {event.validation_dice:.2f}"
+            self.preview.value, self.preview.layout.display = pictures["preview"], ""
+        changes = enumerate(self.changes.items(), start=1)  # as numbered on the curves
+        lines = [f"{n}: from step {step}, {escape(words)}" for n, (step, words) in changes]
+        self.note.value = "<br>".join(lines)
+
+    def _describe(self, event: StepEnd) -> str:
+        memory = self.history[-1]["peak_memory_mb"] / 1e3 if self.history else 0
+        used = f" · {memory:.1f} GB memory" if memory else ""
+        return (
+            f"epoch {event.epoch} of {self.settings.epochs} · step {event.step} of "
+            f"{self.bar.max:.0f} · {duration(event.seconds_left)} left{used} · "
+            f"soft N-cut {event.soft_ncut:.3f}{self.dice}"
+        )
 
     def say(self, text: str, colour: str = "inherit") -> None:
         """Show one sentence where the user is looking."""
