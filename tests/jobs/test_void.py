@@ -26,9 +26,11 @@ def test_tissue_in_a_void_is_segmented_as_if_the_void_were_tissue(tissue, tmp_pa
     assert abs(int(found) - true) <= 0.05 * true
 
 
-def test_only_the_void_is_changed_and_it_is_said(tissue, tmp_path):
+@pytest.mark.parametrize("trained_size_um", [None, (1, 1, 1)])
+def test_only_the_void_is_changed_and_it_is_said(tissue, tmp_path, trained_size_um):
     tifffile.imwrite(tmp_path / "fused.tif", tissue)
-    (stack,) = read_stacks(tmp_path / "fused.tif", preset("quick"))
+    path, settings = tmp_path / "fused.tif", preset("quick")
+    (stack,) = read_stacks(path, settings, trained_size_um=trained_size_um)
     assert (stack.array[tissue > 0] == tissue[tissue > 0]).all()
     level = np.unique(stack.array[tissue == 0])
     assert len(level) == 1 and np.quantile(tissue[tissue > 0], 0.2) > level[0] > 80

@@ -249,11 +249,11 @@ def _read(
     else:
         channel, time = settings.channel, settings.time
         volume = read_volume(file, channel=channel, time=time, voxel_size_um=size)
+    if volume.voxel_size_source == "assumed" and trained_size_um is not None:
+        remark = f"'{volume.name}' takes the voxel size given for the training"
+        size = tuple(float(step) for step in trained_size_um)
+        volume = replace(volume, voxel_size_um=size, voxel_size_source="option", remarks=(remark,))
     array, void = fill_void(volume.array)
-    if void:
-        volume = replace(volume, array=array, remarks=(*volume.remarks, void))
-    if volume.voxel_size_source != "assumed" or trained_size_um is None:
+    if not void:
         return volume
-    remark = f"'{volume.name}' takes the voxel size given for the training"
-    size = tuple(float(step) for step in trained_size_um)
-    return replace(volume, voxel_size_um=size, voxel_size_source="option", remarks=(remark,))
+    return replace(volume, array=array, remarks=(*volume.remarks, void))
