@@ -1,4 +1,4 @@
-"""Make the pictures of the README anew from a demonstration.
+"""Make the picture of the README anew from a demonstration.
 
     python -m wnet_nb demo --out wnet_demo
     python docs/make_pictures.py wnet_demo
@@ -48,7 +48,7 @@ def draw_panels(image, results, voxel_size_um):
 
 
 def main():
-    """Write the pictures beside this file."""
+    """Write the picture beside this file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("demo", type=Path, help="folder that `python -m wnet_nb demo` made")
     run, here = parser.parse_args().demo / "run", Path(__file__).parent
@@ -59,12 +59,9 @@ def main():
         f"network: {labels.max()} cells": labels,
         f"without network: {without.max()} cells": without,
     }
-    pictures = {
-        "cells.png": draw_panels(image, panels, result.facts["voxel_size_um"]),
-    }
-    for name, figure in pictures.items():
-        (here / name).write_bytes(curves.figure_png(figure))
-        print(f"wrote {here / name}")
+    figure = draw_panels(image, panels, result.facts["voxel_size_um"])
+    (here / "cells.png").write_bytes(curves.figure_png(figure))
+    print(f"wrote {here / 'cells.png'}")
 
 
 if __name__ == "__main__":

@@ -274,7 +274,7 @@ class Settings:
         lower_when="small cells are missing",
     )
     tile_size: int = _option(
-        128, "cells", "voxels", limits=(16, 512), multiple_of=DEPTH_FACTOR, roles=AFTER
+        144, "cells", "voxels", limits=(16, 512), multiple_of=DEPTH_FACTOR, roles=AFTER
     )(
         "Edge of the blocks in which a volume is segmented.",
         raise_when="memory is free",

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from wnet_nb.config import DEFAULTS, DEPTH_FACTOR, Settings
 from wnet_nb.data import Normalisation, Prepared, fit_normalisation
@@ -18,8 +19,8 @@ from wnet_nb.device import choose_dtype, is_out_of_memory
 from wnet_nb.grid import enlarge
 from wnet_nb.whole_file import new_file
 
-OVERLAP = 32  # voxels shared by neighbouring tiles, at most half of a tile
-MARGIN = 8  # outermost voxels of a tile that do not count where a neighbour covers them
+OVERLAP = 24  # voxels shared by neighbouring tiles, at most half of a tile
+MARGIN = 6  # outermost voxels of a tile that do not count where a neighbour covers them
 SMALLEST_TILE = 32  # when memory runs out; the blocks for the statistics are no smaller
 SAMPLE_SIZE, SAMPLES_PER_AXIS = 32, 3  # 27 blocks for the statistics: the work of one 96³ tile
 
@@ -234,23 +235,20 @@ def _sample_moments(model: nn.Module, volume: Prepared) -> Moments:
 def _common_statistics(model: nn.Module, moments: Moments) -> Iterator[None]:
     """Let every group norm use mean and variance of the volume, which do not depend on tiles."""
 
-    def apply(of_groups: Tensor, norm: nn.GroupNorm, inputs: tuple[Tensor], _: Tensor) -> Tensor:
+    def apply(of_groups: Tensor, norm: nn.GroupNorm, x: Tensor) -> Tensor:
         per_channel = of_groups.repeat_interleave(norm.num_channels // norm.num_groups, dim=1)
-        mean, square = per_channel.to(inputs[0].device)
-        scale = norm.weight / (square - mean**2 + norm.eps).sqrt()
-        shift = norm.bias - mean * scale
-        return inputs[0] * scale.float().view(-1, 1, 1, 1) + shift.float().view(-1, 1, 1, 1)
+        mean, square = per_channel.to(x.device)
+        options = {"weight": norm.weight, "bias": norm.bias, "eps": norm.eps}
+        return functional.batch_norm(x, mean.float(), (square - mean**2).float(), **options)
 
-    hooks = [
-        norm.register_forward_hook(partial(apply, moments[name]))
-        for name, norm in _norms(model)
-        if name in moments
-    ]
+    known = [(norm, moments[name]) for name, norm in _norms(model) if name in moments]
+    for norm, of_groups in known:
+        norm.forward = partial(apply, of_groups, norm)
     try:
         yield
     finally:
-        for hook in hooks:
-            hook.remove()
+        for norm, _ in known:
+            del norm.forward
 
 
 def _norms(model: nn.Module) -> list[tuple[str, nn.GroupNorm]]:

@@ -65,7 +65,11 @@ class Stage(nn.Module):
                 layers.append(nn.Conv3d(channels, out_channels, 1))
             else:
                 layers.append(nn.Conv3d(channels, out_channels, 3, padding=1))
-            layers += [nn.ReLU(), nn.Dropout(dropout), nn.GroupNorm(NORM_GROUPS, out_channels)]
+            layers += [
+                nn.ReLU(inplace=True),
+                nn.Dropout(dropout),
+                nn.GroupNorm(NORM_GROUPS, out_channels),
+            ]
         if head:
             layers.append(nn.Conv3d(out_channels, head, 1))
         self.module = nn.Sequential(*layers)
