@@ -191,7 +191,8 @@ chosen
 
 # %% [markdown]
 # Tune on a crop: cells in pieces: raise `cell_radius_um`; neighbours as one: lower it; too fat or
-# too thin: raise or lower `boundary`; specks are counted: raise `minimum_size`.
+# too thin: raise or lower `boundary`; specks are counted: raise `minimum_size`; dim texture is
+# counted: raise `minimum_contrast`.
 
 # %%
 tuner = widgets.CellTuner(chosen, data.stacks)

@@ -87,6 +87,7 @@ OTHERS = {  # one allowed value per option that is not its default
     "core_class": 2,
     "boundary": 0.4,
     "minimum_size": 0.5,
+    "minimum_contrast": 12.5,
     "tile_size": 64,
     "flips": True,
 }

@@ -273,6 +273,11 @@ class Settings:
         raise_when="specks are counted as cells",
         lower_when="small cells are missing",
     )
+    minimum_contrast: float = _option(0.0, "cells", "grey levels", limits=(0.0, 1e9), roles=AFTER)(
+        "How much brighter than its background the middle of a cell must be.",
+        raise_when="dim specks or texture are counted as cells",
+        lower_when="dim cells are missing",
+    )
     tile_size: int = _option(
         144, "cells", "voxels", limits=(16, 512), multiple_of=DEPTH_FACTOR, roles=AFTER
     )(

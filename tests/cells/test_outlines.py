@@ -213,6 +213,26 @@ def test_cells_below_the_minimum_size_are_left_out():
     assert counts == [4, 4, 3]
 
 
+@pytest.mark.parametrize("core_class", [None, 1])
+def test_cells_below_the_minimum_contrast_are_left_out(core_class):
+    centres = [(14, 14, x) for x in (12, 34, 58)]
+    image = draw((28, 28, 72), centres, 5.0, brightness=(100, 50, 25))
+    options = {"core_class": core_class, "foreground_classes": (1,)}
+    classes = two_classes(image > 20)
+    counts = [
+        segment(classes, image, 5.0, minimum_contrast=levels, **options).count
+        for levels in (0, 12, 35, 75, 120)
+    ]
+    assert counts == [3, 3, 2, 1, 0]
+
+
+def test_network_that_is_sure_of_a_whole_volume_is_one_cell_and_no_endless_search():
+    image = draw((28, 28, 72), [(14, 14, 36)], 5.0)
+    everything = two_classes(np.ones(image.shape))
+    found = segment(everything, image, 5.0, core_class=1, foreground_classes=(1,))
+    assert found.count == 1
+
+
 def test_network_that_sees_no_cells_gives_none_and_no_error(example):
     image, _ = example
     nothing = two_classes(np.zeros(image.shape))

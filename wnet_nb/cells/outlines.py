@@ -48,6 +48,7 @@ def segment_instances(
     core_class: int | None = None,
     boundary: float | None = None,
     minimum_size: float = 0.1,
+    minimum_contrast: float = 0.0,
     block_size: int = BLOCK_SIZE,
 ) -> Instances:
     """Turn class probabilities and the image into labelled cells.
@@ -67,9 +68,11 @@ def segment_instances(
         come from the network, else from the image within the foreground.
     boundary : float, optional
         Where a cell ends between its surroundings (0) and its core (1); found if not given.
-    minimum_size, block_size : float, int
-        Smallest object kept, as a share of a ball of the cell radius; edge in voxels of the blocks
-        of a large volume.
+    minimum_size, minimum_contrast : float
+        Smallest object kept, as a share of a ball of the cell radius; dimmest one, in grey levels
+        of its middle above the background.
+    block_size : int
+        Edge in voxels of the blocks of a large volume.
     """
     size = np.asarray(voxel_size_um, float)
     cell = cell_radius_um
@@ -100,6 +103,7 @@ def segment_instances(
     count = 0
     for block in parts:
         region = whole or evidence.find(block)
+        region.leave_out_dim(minimum_contrast)
         cells = np.where(evidence.inside(region, boundary), region.basins, 0)
         count = label_cells(cells, region, radii, smallest, labels, count)
     found = float(boundary), float(ground.floor)

@@ -28,6 +28,11 @@ class Region:
     cores: np.ndarray  # (n + 1,) float32: median contrast of the middle of each cell
     owned: np.ndarray  # (n + 1,) bool: whether the seed lies in the block itself; entry 0 is unused
 
+    def leave_out_dim(self, minimum_contrast: float) -> None:
+        """Own no cell whose core is dimmer than this, in grey levels; 0 leaves out none."""
+        if minimum_contrast:
+            self.owned &= self.cores >= minimum_contrast
+
 
 def blocks(shape: Sequence[int], block_size: int) -> list[Box]:
     """Return blocks that cover a volume; a volume a little larger than a block is one block."""

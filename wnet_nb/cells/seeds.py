@@ -116,13 +116,23 @@ def find_seeds(
 ) -> np.ndarray:
     """Return the voxels (n, 3) in the middle of cells, along z, y, x: strong maxima of `blob`.
 
-    A maximum is the largest value in a window of that many voxels. It is dropped near a stronger
+    A maximum is the largest value in a window of that many voxels, a voxel in the middle where
+    several touch, as where a network is sure of all of a cell. It is dropped near a stronger
     one that is kept: closer than `distance` cell radii (`radii` in voxels), or so that the blob
     hardly dips on the line between them, as within one large or textured cell.
     """
     peaks = (blob == ndimage.maximum_filter(blob, size=window)) & allowed
-    seeds = _separate(np.argwhere(peaks), blob, radii, distance)
+    seeds = _separate(_one_of_each_piece(peaks), blob, radii, distance)
     return seeds[np.lexsort(seeds.T[::-1])]
+
+
+def _one_of_each_piece(mask: np.ndarray) -> np.ndarray:
+    """Return the middle voxel, in the order of z, y, x, of each connected piece: (n, 3)."""
+    pieces, n = ndimage.label(mask, np.ones((3, 3, 3)))
+    numbers = pieces[mask]
+    counts = np.bincount(numbers, minlength=n + 1)[1:]
+    middles = np.cumsum(counts) - counts + (counts - 1) // 2
+    return np.argwhere(mask)[np.argsort(numbers, kind="stable")][middles]
 
 
 def _separate(

@@ -134,6 +134,7 @@ def find_cells(
         core_class=core,
         boundary=boundary,
         minimum_size=settings.minimum_size,
+        minimum_contrast=settings.minimum_contrast,
     )
     if model.model is not None:
         return cells

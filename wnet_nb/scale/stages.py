@@ -178,6 +178,7 @@ def find_cells(job: Job, number: int) -> dict[str, Any]:
         core = None if job.core_class is None else _unpacked(job.core, box)
         evidence = find_evidence(image, foreground, core, radii, ground)
         region = evidence.find(within(chunk, box))
+        region.leave_out_dim(job.settings.minimum_contrast)
         cells = np.where(evidence.inside(region, job.survey.boundary), region.basins, 0)
         smallest = job.settings.minimum_size * 4 / 3 * np.pi * np.prod(radii)
         label_cells(cells, region, radii, smallest, labels, 0)

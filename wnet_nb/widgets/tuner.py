@@ -25,11 +25,11 @@ BUTTONS = {  # what each sets; of the first, all that was found
     "Tight outlines": {"boundary": 0.5},
     "Generous outlines": {"boundary": 0.3},
 }
-TUNED = ("cell_radius_um", "boundary", "minimum_size", "foreground_classes")
+TUNED = ("cell_radius_um", "boundary", "minimum_size", "minimum_contrast", "foreground_classes")
 
 
 class CellTuner(Panel):
-    """Sliders for cell radius, boundary and smallest cell, live on the liveliest part of a volume.
+    """Sliders for radius, boundary, smallest and dimmest cell, live on a volume's liveliest part.
 
     `network` and `stacks` are as for `find_cells`, and `changes` are the options for it.
     """
@@ -82,10 +82,13 @@ class CellTuner(Panel):
         self._found = {n: getattr(self._settings, n) for n in TUNED}
         self._found |= {n: float(f"{v:.3g}") for n, v in found.items() if self._found[n] is None}
         radius = self._found["cell_radius_um"]
+        middle, high = np.percentile(self._image, (50, 99.9)).tolist()
+        brightest = max(float(f"{high - middle:.2g}"), 1e-3)
         spans = {
             "cell_radius_um": (LINEAR, 0.4 * radius, 2.5 * radius, 0.02 * radius),
             "boundary": (LINEAR, 0.05, 0.95, 0.01),
             "minimum_size": (LINEAR, 0, 1, 0.02),
+            "minimum_contrast": (LINEAR, 0, brightest, brightest / 100),
         }
         self.fields = {
             n: OptionField(n, self._found[n], self._update, span=spans.get(n)) for n in TUNED
