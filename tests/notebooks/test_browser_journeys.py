@@ -67,6 +67,15 @@ def write_stack(folder, name, array):
     write_volume(folder / f"{name}.tif", array, voxel_size_um=SIZE)
 
 
+def open_with_data(page, address, path="mine/stack.tif", words="1 volume"):
+    """Open a local notebook, run its first two cells, and name the data; wait for the answer."""
+    open_notebook(page, address)
+    run_cell(page, "import wnet_nb")
+    run_and_wait(page, "data = widgets")
+    fill(page, ".wnet-datafield", path)
+    says(page, ".wnet-datafield", words)
+
+
 def options_of(page, place):
     texts = page.locator(place).locator("option").all_inner_texts()
     return [text.replace("\u00a0", " ") for text in texts]
@@ -90,11 +99,7 @@ def test_labels_named_in_section_2_follow_to_panel_tuner_overlay_and_scores(page
     folder, address = lab.new_notebook((EPOCHS, short), only=cells)
     write_stack(folder / "mine", "stack", volume[0])
     write_stack(folder / "by hand", "stack", volume[1])
-    open_notebook(page, address)
-    run_cell(page, "import wnet_nb")
-    run_and_wait(page, "data = widgets")
-    fill(page, ".wnet-datafield", "mine/stack.tif")
-    says(page, ".wnet-datafield", "1 volume")
+    open_with_data(page, address)
     fill(page, ".wnet-datafield", "by hand", 1)
     says(page, ".wnet-datafield", "results are scored")
 
@@ -119,11 +124,7 @@ def test_a_panel_cell_run_again_shows_its_training_and_a_stopped_one_is_extended
         ("import wnet_nb", large), (EPOCHS, SHORT), only=(*DATA, *TRAINING)
     )
     write_stack(folder / "mine", "stack", volume[0])
-    open_notebook(page, address)
-    run_cell(page, "import wnet_nb")
-    run_and_wait(page, "data = widgets")
-    fill(page, ".wnet-datafield", "mine/stack.tif")
-    says(page, ".wnet-datafield", "1 volume")
+    open_with_data(page, address)
     run_cell(page, "settings = config.preset", below=True)
     wait_until(lambda: trains(page) and epoch(page) > 1, 180)
 
@@ -158,11 +159,8 @@ def test_several_volumes_are_chosen_from_and_come_together_in_one_table(page, la
         image, labels = make_nuclei(number, shape=(32, 64, 64), voxel_size_um=SIZE, n_cells=20)
         write_stack(mine, name, image)
     write_stack(mine, "second_labels", labels)
-    open_notebook(page, address)
-    run_cell(page, "import wnet_nb")
-    run_and_wait(page, "data = widgets")
-    fill(page, ".wnet-datafield", "mine")
-    says(page, ".wnet-datafield", "2 volumes(.|\n)*second_labels.tif' is known: results are scored")
+    known = "2 volumes(.|\n)*second_labels.tif' is known: results are scored"
+    open_with_data(page, address, "mine", known)
     run_and_wait(page, "view_stacks", below=True)
 
     viewer = ".wnet-chooser >> nth=0"
@@ -190,11 +188,7 @@ def test_yesterdays_run_a_weights_file_and_words_find_cells_without_training(pag
     yesterday = folder / "runs" / "yesterday"
     small = config.preset("quick", epochs=1, patches_per_volume=4)
     wnet_nb.train(folder / "mine" / "stack.tif", yesterday, small)
-    open_notebook(page, address)
-    run_cell(page, "import wnet_nb")
-    run_and_wait(page, "data = widgets")
-    fill(page, ".wnet-datafield", "mine/stack.tif")
-    says(page, ".wnet-datafield", "1 volume")
+    open_with_data(page, address)
     run_and_wait(page, "network = widgets")
     listed = [text for text in options_of(page, ".wnet-modelfield") if "yesterday" in text]
     assert re.search(r"runs/yesterday: \d\d \w+ \d{4} \d\d:\d\d, stack, no cells yet", listed[0])
@@ -235,11 +229,8 @@ def test_lab_opens_a_copy_in_the_users_folder_and_leaves_the_checkout_as_it_was(
     with contextmanager(start_lab)(own, [str(checkout)], "newest ipykernel", command) as lab:
         fresh = notebook.read_bytes()
         assert sha256(notebook) == before[Path("notebooks/WNet3D_local.ipynb")]
-        open_notebook(page, f"{lab.address}/lab/tree/{notebook.name}?token={TOKEN}")
-        run_cell(page, "import wnet_nb")
-        run_and_wait(page, "data = widgets")
-        fill(page, ".wnet-datafield", "stack.tif")
-        says(page, ".wnet-datafield", f"looked for in '{re.escape(str(own))}'")
+        address = f"{lab.address}/lab/tree/{notebook.name}?token={TOKEN}"
+        open_with_data(page, address, "stack.tif", f"looked for in '{re.escape(str(own))}'")
         fill(page, ".wnet-datafield", "mine/stack.tif")
         says(page, ".wnet-datafield", "1 volume")
         run_cell(page, "network = widgets")
