@@ -23,6 +23,7 @@ FLAGS = (
     "--disable-sync --no-first-run --disable-quic"
 ).split()
 TOKEN = "for-the-test"
+NEWEST, KERNEL6, COLAB = "newest ipykernel", "ipykernel 6", "Colab's packages"
 SIZE = {"width": 1300, "height": 900}
 
 
@@ -30,7 +31,20 @@ def missing(what):
     (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(what)
 
 
-def start_lab(home, packages, kernel, command=(sys.executable, "-m", "jupyterlab")):
+def folder_in(variable, what):
+    """Return the folder that a variable of the environment names, as the tests' first lines say."""
+    if variable not in os.environ:
+        missing(f"{variable} names no folder with {what} (see the top of this file)")
+    return Path(os.environ[variable]).absolute()
+
+
+def start_lab(home, kernel=NEWEST, *command, package=ROOT):
+    """Start a JupyterLab in a folder, with a kernel and the front end that goes with it."""
+    packages, python = [str(package)], sys.executable
+    if kernel == KERNEL6:
+        packages.insert(0, str(folder_in("WNET_NB_KERNEL6", "ipykernel 6")))
+    elif kernel == COLAB:
+        python = str(folder_in("WNET_NB_COLAB_LAB", "Colab's packages") / "bin" / "python")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -49,7 +63,8 @@ def start_lab(home, packages, kernel, command=(sys.executable, "-m", "jupyterlab
         "PYTHONPATH": os.pathsep.join(packages),
         "OMP_NUM_THREADS": "1",  # the browser needs a processor too
     }
-    command = [*command, "--no-browser", "--allow-root", f"--ServerApp.port={port}"]
+    command = [*(command or (python, "-m", "jupyterlab")), "--no-browser", "--allow-root"]
+    command += [f"--ServerApp.port={port}"]
     command += [f"--IdentityProvider.token={TOKEN}", f"--ServerApp.root_dir={home}"]
     command += [f"--LabApp.user_settings_dir={home / 'settings'}"]
     with (home / "server.log").open("w") as log:

@@ -1,7 +1,12 @@
 """What goes wrong on the way from a stack to a result, and how a user gets on, in a real browser.
 
-Section by section with small volumes and short trainings, with the newest ipykernel alone: what
-differs between kernels is tested in test_browser_local.py.
+Section by section with small volumes and short trainings, with the newest ipykernel; what differs
+between kernels is tested in test_browser_local.py. By hand, with `-m long`, also with ipykernel 6
+(see there), and with the widgets of Google Colab in the front end that goes with them: JupyterLab 3
+in the environment whose folder WNET_NB_COLAB_LAB names, made like this:
+
+    python -m venv colab_lab && source colab_lab/bin/activate
+    pip install -r requirements.txt -r .ci/colab.txt "jupyterlab<4" "jupyterlab_widgets<2"
 """
 
 import csv
@@ -21,6 +26,9 @@ import tifffile
 import wnet_nb
 from tests.benchmarks.nuclei import make_nuclei
 from tests.notebooks.browser import (
+    COLAB,
+    KERNEL6,
+    NEWEST,
     NOTEBOOK,
     ROOT,
     TOKEN,
@@ -50,11 +58,17 @@ DATA = ("import wnet_nb", "data = widgets.DataField(")
 TRAINING = ("settings = config.preset", "training = widgets.TrainingPanel", "trained = await")
 APPLYING = ("chosen = ", "tuner = ", "target = ", "results = await", "view_cells(results")
 APPLYING += ("show_scores(results)",)
+BY_HAND = [pytest.param(kernel, marks=pytest.mark.long) for kernel in (KERNEL6, COLAB)]
+
+
+@pytest.fixture(scope="module", params=[NEWEST, *BY_HAND])
+def kernel(request):
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory):
-    yield from start_lab(tmp_path_factory.mktemp("lab"), [str(ROOT)], "newest ipykernel")
+def lab(kernel, tmp_path_factory):
+    yield from start_lab(tmp_path_factory.mktemp("lab"), kernel)
 
 
 @pytest.fixture(scope="module")
@@ -212,8 +226,10 @@ def test_yesterdays_run_a_weights_file_and_words_find_cells_without_training(pag
 
 
 def test_lab_opens_a_copy_in_the_users_folder_and_leaves_the_checkout_as_it_was(
-    page, tmp_path, volume
+    page, kernel, tmp_path, volume
 ):
+    if kernel == COLAB:
+        pytest.skip("colab_setup.sh brings a JupyterLab of its own, version 4")
     checkout, own = tmp_path / "checkout", tmp_path / "own"
     own.mkdir()
     skip = shutil.ignore_patterns("__pycache__")
@@ -224,9 +240,9 @@ def test_lab_opens_a_copy_in_the_users_folder_and_leaves_the_checkout_as_it_was(
     make_environment(checkout)
     write_stack(own / "mine", "stack", volume[0])
     before = contents(checkout)
-    command = ("bash", str(checkout / "colab_setup.sh"), "lab")
+    command = (kernel, "bash", str(checkout / "colab_setup.sh"), "lab")
     notebook = own / "WNet3D_local.ipynb"
-    with contextmanager(start_lab)(own, [str(checkout)], "newest ipykernel", command) as lab:
+    with contextmanager(start_lab)(own, *command, package=checkout) as lab:
         fresh = notebook.read_bytes()
         assert sha256(notebook) == before[Path("notebooks/WNet3D_local.ipynb")]
         address = f"{lab.address}/lab/tree/{notebook.name}?token={TOKEN}"

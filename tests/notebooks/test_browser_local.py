@@ -9,10 +9,8 @@ another way. Version 6 comes from the folder that WNET_NB_KERNEL6 names, made li
 """
 
 import json
-import os
 import re
 import urllib.request
-from pathlib import Path
 
 import nbformat
 import pytest
@@ -20,12 +18,12 @@ import tifffile
 
 from tests.benchmarks.nuclei import make_nuclei
 from tests.notebooks.browser import (
-    ROOT,
+    KERNEL6,
+    NEWEST,
     SHORT,
     TOKEN,
     epoch,
     fill,
-    missing,
     notebook_of,
     notebook_text,
     press,
@@ -42,16 +40,10 @@ from wnet_nb import checkpoint
 from wnet_nb.files.run_files import read_history
 
 
-@pytest.fixture(scope="module", params=["newest ipykernel", "ipykernel 6"])
+@pytest.fixture(scope="module", params=[NEWEST, KERNEL6])
 def lab(request, tmp_path_factory):
     """A JupyterLab in an empty folder: `address`, `home`, and which `kernel` it starts."""
-    packages = [str(ROOT)]
-    if request.param == "ipykernel 6":
-        if "WNET_NB_KERNEL6" not in os.environ:
-            missing("WNET_NB_KERNEL6 names no folder with ipykernel 6 (see the top of this file)")
-        packages.insert(0, str(Path(os.environ["WNET_NB_KERNEL6"]).resolve()))
-    home = tmp_path_factory.mktemp("lab")
-    yield from start_lab(home, packages, request.param)
+    yield from start_lab(tmp_path_factory.mktemp("lab"), request.param)
 
 
 def test_a_user_goes_through_the_notebook(page, lab, record_property):
