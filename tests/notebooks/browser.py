@@ -117,8 +117,12 @@ class Lab:
 
 def run_all(page, address):
     open_notebook(page, address)
+    choose_in_run_menu(page, "Run All Cells")
+
+
+def choose_in_run_menu(page, words):
     page.get_by_role("menuitem", name="Run", exact=True).click()
-    page.get_by_text("Run All Cells", exact=True).click()
+    page.locator("#jp-mainmenu-run").get_by_text(words, exact=True).click()
 
 
 def open_notebook(page, address):
@@ -137,8 +141,7 @@ def run_cell(page, part, below=False):
     before = last.inner_text()
     prompt.click()
     if below:
-        page.get_by_role("menuitem", name="Run", exact=True).click()
-        page.get_by_text("Run Selected Cell and All Below", exact=True).click()
+        choose_in_run_menu(page, "Run Selected Cell and All Below")
     else:
         page.keyboard.press("Shift+Enter")
     return before, last
@@ -146,7 +149,7 @@ def run_cell(page, part, below=False):
 
 def is_done(page):
     """Return whether no cell runs or waits."""
-    return page.locator(".jp-InputPrompt").filter(has_text="[*]").count() == 0
+    return page.locator(".jp-CodeCell .jp-InputPrompt").filter(has_text="[*]").count() == 0
 
 
 def run_and_wait(page, part, below=False):
