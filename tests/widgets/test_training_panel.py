@@ -190,6 +190,22 @@ def test_there_is_no_model_before_the_training_and_the_last_trained_is_known_aft
     assert run_panel(stacks, settings, act) == ("", True)
 
 
+def test_a_fresh_panel_goes_on_with_what_was_trained_before_until_it_trains_itself(
+    train, stacks, settings, tmp_path
+):
+    before = train()[1].run
+    panel = widgets.TrainingPanel(stacks, settings)
+    asyncio.run(panel.check())
+    assert panel.source == panel.trained.run == before
+    assert f"the cells below work with '{before}'" in panel.view.status.value
+    panel.run = tmp_path / "in the way"
+    panel.run.write_text("")
+    with pytest.raises(UserError, match="in the way"):
+        asyncio.run(panel.train())
+    with pytest.raises(UserError, match="no model yet"):
+        panel.trained  # noqa: B018
+
+
 def test_what_was_broken_off_really_ends_and_keeps_the_last_step(stacks, settings):
     async def act(panel):
         cell = asyncio.ensure_future(panel.train())

@@ -84,6 +84,7 @@ class TrainingPanel(Panel):
         guard: Callable[[Events], Events] | None = None,
     ) -> None:
         self.stacks, self._given, self.run, self._guard = stacks, settings, run, guard
+        self._before = last_trained()  # holds until this one trains
         self._settings = self._read_settings()
         self.state, self.controls = TrainingState(self._settings.epochs), Controls()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -96,8 +97,12 @@ class TrainingPanel(Panel):
         self._again.add_class(name)
         rule = widgets.HTML(f"<style>.{name} {{display:none}}</style>", layout={"display": "none"})
         self.children = [*self.children, rule]
-        self.view.say("Ready. The next cell starts the training.")
+        self._say_what_is_next("Ready.")
         self._show_buttons()
+
+    def _say_what_is_next(self, words: str) -> None:
+        before = f" Until then, the cells below work with '{self._before}'." if self._before else ""
+        self.view.say(f"{words} The next cell starts the training.{before}")
 
     def _read_settings(self) -> Settings:
         return getattr(self._given, "settings", self._given)  # of a form, as it is now
@@ -110,7 +115,8 @@ class TrainingPanel(Panel):
             button.on_click(partial(self._press, what))
             self.buttons[what] = button
         self.more = widgets.BoundedIntText(5, min=1, max=100_000, layout={"width": "60px"})
-        top = [*self.buttons.values(), self.more, widgets.HTML("epochs")]
+        *others, extend = self.buttons.values()
+        top = [*others, widgets.HBox([extend, self.more, widgets.HTML("epochs")])]
         self.live = {
             name: OptionField(
                 name, getattr(self._settings, name), partial(self._take_live, name), brief=True
@@ -177,7 +183,7 @@ class TrainingPanel(Panel):
         try:
             work = in_thread(estimate_training, self.stacks, self._read_settings())
             estimate = await attend(work, work.cancel)
-            self.view.say(f"{estimate.words} The next cell starts the training.")
+            self._say_what_is_next(estimate.words)
         except asyncio.CancelledError:
             raise self._told(UserError("The check was interrupted.")) from None
         except Exception as error:
@@ -193,6 +199,7 @@ class TrainingPanel(Panel):
         if not self.state.may("start"):
             return self.trained
         TrainingPanel.last, self._loop = self, asyncio.get_running_loop()
+        self._before = ""
         if not self.state.begun:
             self._take_settings()
         self.state.ask("start")
@@ -217,10 +224,11 @@ class TrainingPanel(Panel):
 
     @property
     def trained(self) -> Trained:
-        """The model as this training left it; a cell that asks too early stops in one sentence."""
-        if not self.has_model:
+        """The model as this training left it, or the one before; else the cell stops."""
+        run = self.run if self.has_model else self._before
+        if not run:
             raise UserError("There is no model yet: nothing was trained in this panel.")
-        return Trained(self.run, load_model(self.run))
+        return Trained(run, load_model(run))
 
     async def _train(self) -> None:
         state = self.state
