@@ -17,6 +17,14 @@ def test_it_says_what_it_found_and_what_it_skipped(folder):
     assert data.stack.voxel_size_um == SIZE
 
 
+def test_each_thing_that_is_said_has_a_line_of_its_own_and_no_empty_ones_between(folder):
+    field = widgets.DataField(folder / "in", folder / "truth")
+    lines = field._repr_mimebundle_()["text/plain"].rstrip().split("\n")
+    assert lines[0] == "1 volume" and all(lines)
+    assert lines[-1].startswith("skipped notes.txt: ")
+    assert lines[2].startswith("info: ") and lines[-2].startswith("info: its truth ")
+
+
 def test_it_answers_at_once_when_its_path_changes(folder, tmp_path):
     data = widgets.DataField(folder / "in")
     data.path.value = "nowhere"

@@ -27,7 +27,7 @@ def find(stacks, capsys):
 
 
 def rows_of(shown):
-    text = shown.children[0].value
+    text = shown.children[0].value.replace("<wbr>", "")
     lines = text.removeprefix("<table><tr>").split("</tr><tr>")
     cells = [[part.split("</td>")[0] for part in line.split('">')[1:]] for line in lines]
     return {first: others for first, *others in cells}
@@ -40,7 +40,7 @@ def test_two_runs_stand_beside_each_other_with_counts_scores_and_curves(runs, fi
     assert rows[""] == ["first", "second"] and rows["trained here"] == ["2 epochs"] * 2
     (row,) = [row for row in result.scores["scores"]["rows"] if row["threshold"] == 0.5]
     counted = f"{result.facts['count']} cells, F1 {row['f1']:.2f}"
-    assert rows["a"] == [counted, "not applied"]
+    assert rows["cells of a"] == [counted, "not applied"]
     pictures = [box.children[1].value for box in shown.children[1].children]
     assert pictures == [(run / "progress.png").read_bytes() for run in runs]
 
@@ -55,8 +55,13 @@ def test_only_settings_that_differ_are_listed(runs, find):
 def test_a_network_that_is_no_run_has_its_own_results_and_no_curves(runs, find):
     (with_it,), _ = find("starter"), find("none", cell_radius_um=4.0)
     shown = widgets.compare_runs(widgets.ModelField("starter"), runs[0])
-    assert rows_of(shown)["a"][0].startswith(f"{with_it.facts['count']} cells")
+    assert rows_of(shown)["cells of a"][0].startswith(f"{with_it.facts['count']} cells")
     assert len(shown.children[1].children) == 1
+
+
+def test_a_long_name_may_be_broken_between_its_words_and_nowhere_else(runs):
+    table = widgets.compare_runs("starter", runs[0]).children[0].value
+    assert "patches_<wbr>per_<wbr>volume" in table and "anywhere" not in table
 
 
 def test_without_names_the_two_newest_runs_are_taken(runs):

@@ -94,6 +94,17 @@ def test_a_cell_that_is_chosen_is_seen_whichever_side_of_the_curtain_it_is_on(
     assert cells.picture.value != before
 
 
+def test_runs_with_long_names_can_be_told_apart_in_the_list(example):
+    image, labels = example
+    names = [f"run embryo_of_a_long_name_{n}, 123 cells" for n in (1, 2)]
+    viewer = widgets.Viewer(image, voxel_size_um=SIZE, overlays=dict.fromkeys(names, labels))
+    shown = [text for text, _ in viewer.left.options]
+    assert shown[0] == "none" and len(set(shown)) == 3 and max(map(len, shown)) <= 28
+    assert shown[2].startswith("run embryo") and shown[2].endswith("me_2, 123 cells")
+    assert [viewer.left.value, viewer.right.value] == names
+    assert names[1] in viewer.where.value
+
+
 def test_a_chooser_makes_the_panel_of_a_volume_when_it_is_asked_for(folder, settings):
     made = []
     chooser = Chooser(["a", "b"], lambda n: made.append(n) or widgets.Viewer(

@@ -22,7 +22,7 @@ from wnet_nb.jobs.segment import Progress, count_in_words, segment
 from wnet_nb.jobs.stacks import Stack, Stacks
 from wnet_nb.widgets.busy_cell import attend, in_thread
 from wnet_nb.widgets.cell_table import CellTable
-from wnet_nb.widgets.panel import RED, Panel, message
+from wnet_nb.widgets.panel import RED, Panel, message, paragraph
 from wnet_nb.widgets.viewer import Chooser, Viewer, true_overlay
 
 
@@ -54,7 +54,7 @@ async def find_cells(
         bar.value = now.number - 1 + now.tiles / max(1, now.of_tiles)
         status.value = message(f"{now.number} of {now.of_volumes}: {now.name} …")
         if now.result or now.failed:
-            lines.value += f"{_describe(now)}<br>"
+            lines.value += paragraph(_describe(now))
 
     source = getattr(network, "source", network)
     work = partial(segment, source, stacks, out=folder, observe=observe, **(changes or {}))
@@ -193,7 +193,7 @@ def show_scores(results: Sequence[Result]) -> widgets.Widget:
         if result.scores is None:
             continue
         words = f"<b>{escape(result.name)}</b>, {escape(network_name(result))}: "
-        texts.append(words + escape(_scores_in_words(result.scores)))
+        texts.append(paragraph(words + escape(_scores_in_words(result.scores))))
         parts.append(widgets.HTML(texts[-1]))
         if result.scores_picture.exists():
             pictures.append(result.scores_picture.read_bytes())
@@ -204,7 +204,7 @@ def show_scores(results: Sequence[Result]) -> widgets.Widget:
             "No labels were given, so nobody can say how right this is: compare with the result "
             "without a network by eye."
         )
-    return Panel(parts, lambda: pictures[0] if pictures else b"", lambda: "<br>".join(texts))
+    return Panel(parts, lambda: pictures[0] if pictures else b"", lambda: "".join(texts))
 
 
 def _scores_in_words(scored: Mapping[str, Any]) -> str:

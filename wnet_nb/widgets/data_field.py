@@ -17,7 +17,7 @@ from wnet_nb.jobs import check, example
 from wnet_nb.jobs.stacks import Stack, Stacks, read_stacks
 from wnet_nb.widgets import remembered
 from wnet_nb.widgets.option_field import OptionField
-from wnet_nb.widgets.panel import ORANGE, RED, SIDE, WIDE, Panel, message
+from wnet_nb.widgets.panel import ORANGE, RED, SIDE, WIDE, Panel, message, paragraph
 
 EXAMPLE = "example"
 OFFERED = 200  # files at most
@@ -171,11 +171,10 @@ def _path_field(value: str, name: str) -> widgets.Combobox:
 
 def _describe(found: Stacks) -> str:
     n = len(found)
-    rows = [f"<b>{n} volume{'s' if n > 1 else ''}</b>"]
+    rows = [(0, f"<b>{n} volume{'s' if n > 1 else ''}</b>")]
     for stack in found:
-        rows.append(escape(stack.words))
-        rows += [
-            f"&emsp;{message(f'{f.level}: {f.text}.', COLOURS[f.level])}" for f in stack.findings
-        ]
-    rows += [message(f"skipped {path.name}: {reason}", ORANGE) for path, reason in found.skipped]
-    return f'<div style="line-height:1.45">{"<br>".join(rows)}</div>'
+        rows.append((0, escape(stack.words)))
+        rows += [(1, message(f"{f.level}: {f.text}.", COLOURS[f.level])) for f in stack.findings]
+    skipped = ((path.name, reason) for path, reason in found.skipped)
+    rows += [(0, message(f"skipped {name}: {reason}", ORANGE)) for name, reason in skipped]
+    return paragraph("".join(f'<div style="margin-left:{n}em">{row}</div>' for n, row in rows))

@@ -50,12 +50,12 @@ class OptionField(widgets.VBox):
         row = [widgets.HTML(f"<b>{name}</b>", layout={"width": "190px"}), self.control]
         if self._span:
             kind, low, high, step = self._span
-            layout = {"width": "160px"}
+            layout = {"width": "150px"}
             self.slider = kind(min=low, max=high, step=step, readout=False, layout=layout)
             self._follow()
             self.slider.observe(self._take_position, "value")
             row.append(self.slider)
-        row.append(widgets.HTML(escape(self.option.unit), layout={"width": "70px"}))
+        row.append(widgets.HTML(escape(self.option.unit)))
         layout = {"align_items": "center", "flex_flow": "row wrap"}
         parts = [widgets.HBox(row, layout=layout), self.problem]
         super().__init__(parts if brief else [*parts, widgets.HTML(_help(name))])

@@ -13,7 +13,7 @@ import ipywidgets as widgets
 from IPython.display import display
 
 RED, ORANGE = "#b91c1c", "#b45309"
-LINES = "display:inline-block;line-height:1.4"
+LINES = "line-height:1.4"  # else text of several lines stands as far apart as fields do
 WIDGET = "application/vnd.jupyter.widget-view+json"
 WIDE = {"width": "98%", "max_width": "800px"}  # of a field for a path
 SIDE = {"description_width": "110px"}
@@ -22,7 +22,13 @@ SIDE = {"description_width": "110px"}
 def message(text: str, colour: str = "inherit") -> str:
     """Return text as HTML in a colour; nothing for no text."""
     words = escape(text, quote=False)
-    return f'<span style="color:{colour};{LINES}">{words}</span>' if text else ""
+    style = f"color:{colour};display:inline-block;{LINES}"
+    return f'<span style="{style}">{words}</span>' if text else ""
+
+
+def paragraph(html: str) -> str:
+    """Return HTML of more than one line."""
+    return f'<div style="{LINES}">{html}</div>'
 
 
 class Panel(widgets.VBox):

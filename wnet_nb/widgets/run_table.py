@@ -1,5 +1,6 @@
 """Networks side by side: what was set differently, what came of it, and how they were trained."""
 
+import re
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -16,7 +17,7 @@ from wnet_nb.widgets.cells_panel import f1_at_half
 from wnet_nb.widgets.model_field import find_runs
 from wnet_nb.widgets.panel import RED, Panel, message
 
-CELL = "text-align:left;vertical-align:top;padding:2px 20px 2px 0;overflow-wrap:anywhere"
+CELL = "text-align:left;vertical-align:top;padding:2px 20px 2px 0;line-height:1.4"
 HALF = {"width": "49%", "min_width": "560px"}  # of a wide page; below each other on a narrow one
 
 
@@ -48,12 +49,13 @@ def _table(sources: Sequence[str]) -> str:
     rows = {"": [Path(s).name for s in sources], "trained here": past}
     found = [_newest(source) for source in sources]
     for name in sorted({name for results in found for name in results}):
-        rows[name] = [results.get(name, "not applied") for results in found]
+        rows[f"cells of {name}"] = [results.get(name, "not applied") for results in found]
     options = [load_model(source).settings.as_dict() for source in sources]
     texts = {name: [option_text(each[name]) for each in options] for name in options[0]}
     rows |= {name: values for name, values in texts.items() if len(set(values)) > 1}
     lines = ("".join(f'<td style="{CELL}">{escape(t)}</td>' for t in [n, *rows[n]]) for n in rows)
-    return f"<table><tr>{'</tr><tr>'.join(lines)}</tr></table>"
+    table = f"<table><tr>{'</tr><tr>'.join(lines)}</tr></table>"
+    return re.sub("(_|(?<!<)/)", r"\1<wbr>", table)  # where a long name may be broken
 
 
 def _newest(source: str) -> dict[str, str]:

@@ -16,7 +16,7 @@ from wnet_nb.jobs.models import find_cells, load_model, predict_classes
 from wnet_nb.jobs.stacks import Stacks
 from wnet_nb.widgets import remembered
 from wnet_nb.widgets.option_field import LINEAR, OptionField
-from wnet_nb.widgets.panel import LINES, RED, Panel, message
+from wnet_nb.widgets.panel import RED, Panel, message, paragraph
 from wnet_nb.widgets.viewer import TRUTH, Chooser, Viewer
 
 CROP_VOXELS = 96  # edge of the crop: small enough to answer within a second or two
@@ -128,7 +128,7 @@ class CellTuner(Panel):
         if self._truth is not None:
             scores = match_instances(cells.labels, self._truth, thresholds=[0.5])
             words += f"; F1 {scores.f1[0]:.2f} at IoU 0.5 for {scores.n_true} true cells"
-        self.count.value = f'<div style="{LINES}">{words}</div>'
+        self.count.value = paragraph(words)
 
 
 def _crop(prepared: Prepared, image: np.ndarray) -> tuple[Prepared, tuple[slice, ...]]:

@@ -10,10 +10,11 @@ import numpy as np
 from wnet_nb.figures import planes
 from wnet_nb.grid import thin_out
 from wnet_nb.jobs.stacks import Stack
-from wnet_nb.widgets.panel import Panel
+from wnet_nb.widgets.panel import WIDE, Panel, paragraph
 
 WIDTH = "760px"  # of the planes at most
 SLIDER = widgets.Layout(width="98%")
+LETTERS = 28  # of a name that a list shows; a longer one is cut where runs seldom differ
 CHOSEN = (255, 255, 255)  # colour of the cell that was chosen
 TRUTH = "true labels"
 # Core ipywidgets tell no click position. A pane of glass over the picture writes what the mouse
@@ -81,8 +82,9 @@ class Viewer(Panel):
             layout=SLIDER,
         )
         shown = zip(("overlay", "compare"), [*names, "none", "none"][:2], strict=True)
+        options = [(n if len(n) <= LETTERS else f"{n[:11]}…{n[-16:]}", n) for n in ("none", *names)]
         self.left, self.right = (
-            widgets.Dropdown(options=["none", *names], value=name, description=title, layout=SLIDER)
+            widgets.Dropdown(options=options, value=name, description=title, layout=SLIDER)
             for title, name in shown
         )
         shares = {"opacity": 0.45, "curtain": 0.5 if len(names) > 1 else 1.0}
@@ -224,7 +226,7 @@ class Viewer(Panel):
             if name in self.overlays:
                 cell = self.overlays[name][point]
                 lines.append(f"{side}: {name}; at the cross {f'cell {cell}' if cell else 'none'}")
-        return f'<div style="line-height:1.4">{"<br>".join(lines)}</div>'
+        return paragraph("<br>".join(lines))
 
 
 class Chooser(Panel):
@@ -233,8 +235,8 @@ class Chooser(Panel):
     def __init__(self, names: Sequence[str], make: Callable[[int], Panel]) -> None:
         self._make = make
         options = [(f"{n + 1}: {name}", n) for n, name in enumerate(names)]
-        self.which = widgets.Dropdown(options=options, description="volume")
-        self.which.layout.display = "" if len(names) > 1 else "none"
+        layout = WIDE | {"display": "" if len(names) > 1 else "none"}
+        self.which = widgets.Dropdown(options=options, description="volume", layout=layout)
         self.which.observe(self._open, "value")
         self._box = widgets.VBox()
         super().__init__([self.which, self._box], lambda: self.shown._picture())
