@@ -30,6 +30,19 @@ def test_it_sorts_and_its_row_chooses_the_cell_in_the_viewer(result, stacks):
     assert viewer.point == tuple(round(row[f"centroid_{a}_voxels"]) for a in "zyx")
 
 
+def test_no_cell_is_chosen_before_the_user_does_and_sorting_moves_nothing(result, stacks):
+    cells = {"cells": result.labels(), "more": result.labels()}
+    viewer = widgets.Viewer(stacks[0].array, voxel_size_um=(2, 1, 1), overlays=cells)
+    point, moved = viewer.point, []
+    table = CellTable(result, viewer, "cells")
+    assert (viewer.chosen, viewer.point, viewer.curtain.value) == (("", 0), point, 0.5)
+    table.table.index = 2
+    chosen = viewer.chosen
+    viewer.z.observe(moved.append, "value")
+    table.down.value = True
+    assert ("cells", table.table.value) == viewer.chosen == chosen and not moved
+
+
 def test_clicking_a_cell_chooses_its_row_and_leaves_the_cross_where_it_was(result, stacks):
     labels = result.labels()
     viewer = widgets.Viewer(stacks[0].array, voxel_size_um=(2, 1, 1), overlays={"cells": labels})
@@ -51,6 +64,11 @@ def test_a_table_that_a_spreadsheet_has_saved_again_is_read(result, stacks):
     overlays = {"cells": result.labels()}
     viewer = widgets.Viewer(stacks[0].array, voxel_size_um=(2, 1, 1), overlays=overlays)
     assert len(CellTable(Result(result.folder), viewer, "cells").table.options) == len(rows) - 1
+
+
+def test_it_names_the_file_that_has_all_columns(result, stacks):
+    table = widgets.view_cells([result], stacks, table=True).shown.children[1]
+    assert str(result.folder / "cells.csv") in table.children[-2].value
 
 
 def test_it_is_said_where_the_size_of_the_voxels_was_assumed(result, stacks):

@@ -6,8 +6,8 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from wnet_nb.files.result import Result
-from wnet_nb.widgets.panel import Panel
+from wnet_nb.files.result import CELLS, Result
+from wnet_nb.widgets.panel import Panel, paragraph
 from wnet_nb.widgets.viewer import Viewer
 
 COLUMNS = (  # name in cells.csv, title, width, format
@@ -49,8 +49,8 @@ class CellTable(Panel):
         self.table.observe(self._show_cell, "value")
         viewer.on_cell = self._choose_row
         assumed = ", their size assumed" * (result.facts["voxel_size_source"] == "assumed")
-        folder = f"<code>{escape(str(result.folder))}</code>"
-        where = widgets.HTML(f"z, y, x in voxels{assumed}. All columns are in {folder}")
+        file = f"<code>{escape(str(result.folder / CELLS))}</code>"
+        where = widgets.HTML(paragraph(f"z, y, x in voxels{assumed}. All columns are in {file}"))
         top = widgets.HBox([self.by, self.down], layout={"flex_flow": "row wrap"})
         super().__init__(
             [top, header, self.table, where],
@@ -61,8 +61,10 @@ class CellTable(Panel):
     def _sort(self, _: object = None) -> None:
         chosen = self.table.value
         rows = sorted(self.rows, key=lambda row: row[self.by.value], reverse=self.down.value)
+        self.table.unobserve(self._show_cell, "value")  # new options choose the first of them
         self.table.options = [(_line(row), int(row["label"])) for row in rows]
         self.table.value = chosen
+        self.table.observe(self._show_cell, "value")
 
     def _show_cell(self, change: Mapping[str, Any]) -> None:
         row = next((r for r in self.rows if r["label"] == change["new"]), None)
