@@ -57,6 +57,12 @@ def test_an_empty_history_and_one_epoch_are_drawn_too():
         assert curves.figure_png(curves.plot_losses(rows)).startswith(b"\x89PNG")
 
 
+def test_epochs_are_counted_in_whole_numbers_also_where_there_are_none_yet():
+    for rows in ([], history()[:1], history()):
+        for axes in curves.plot_losses(rows).axes:
+            assert all(place == round(place) for place in axes.get_xticks())
+
+
 def test_of_itself_only_a_curve_that_falls_more_than_tenfold_is_logarithmic_and_says_so():
     figure = curves.plot_losses(history())
     assert [axes.get_yscale() for axes in figure.axes] == ["log", "linear", "linear"]

@@ -77,11 +77,27 @@ def test_cells_of_the_preview_are_counted_and_coloured(words):
     assert 0.002 < coloured.mean() < 0.3
 
 
+def test_pictures_that_a_narrow_page_shows_at_half_their_size_have_large_letters(monkeypatch):
+    sizes, real = [], planes.write
+
+    def write(image, text, place, size, *args, **kwargs):
+        sizes.append(size)
+        return real(image, text, place, size, *args, **kwargs)
+
+    monkeypatch.setattr(planes, "write", write)
+    overlay.preview_png(preview(), voxel_size_um=CUBE, title="a")
+    overlay.projections_png(cells((7, 12, 12)), CUBE)
+    overlay.affinity_png(*np.ones((3, 15, 15)), point=(7, 7), white=1)
+    assert min(sizes) >= 19
+
+
 def test_the_progress_picture_holds_losses_and_preview():
     png = overlay.preview_png(preview(), voxel_size_um=CUBE, title="a")
     image, alone = pixels(overlay.progress_png(HISTORY, png)), pixels(png)
-    assert image.shape[0] > alone.shape[0] + 400
     assert (image[-len(alone) :] == alone).all() and (image[:400] < 255).any()
+    drawn = pixels(curves.figure_png(curves.plot_losses(HISTORY)))  # grows with its letters
+    height = image.shape[0] - alone.shape[0]
+    assert height / image.shape[1] == pytest.approx(drawn.shape[0] / drawn.shape[1], rel=0.01)
 
 
 def test_the_overlay_counts_the_cells_with_and_without_the_network(words):

@@ -47,21 +47,20 @@ def plot_losses(
     steps: Sequence[tuple[int, float, float, float]] = (),
     steps_per_epoch: int = 1,
     changes: Sequence[int] | None = None,
-    width: float = 7.2,
 ) -> Figure:
     """Draw the three loss curves in two rows, with a numbered line where options were changed.
 
     `history` holds rows of ``history.csv``. `steps` are drawn thin behind the means of the epochs,
     which then stand in the middle of theirs: step, soft N-cut, reconstruction and total of each.
     `changes` are the steps before which options were changed; without it, the history says after
-    which epochs. `width` is in inches.
+    which epochs.
     """
     ends = np.array([row["epoch"] for row in history]) - (0.5 if steps else 0)
     places = [(step - 0.5) / steps_per_epoch for step, *_ in steps]
     marks = [row["epoch"] for row in history if row.get("changes")]
     if changes is not None:
         marks = [(step - 1) / steps_per_epoch for step in changes]
-    figure = new_figure(width, 4.9)
+    figure = new_figure(7.2, 4.9)
     grid = figure.add_gridspec(2, 2)
     for n, (name, title) in enumerate(LOSSES.items()):
         axes = figure.add_subplot(grid[1, :] if n == 2 else grid[0, n])
@@ -75,7 +74,7 @@ def plot_losses(
             axes.text(place, 0.98, f" {number}", color=MARK_COLOUR, **corner)
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("epoch (dotted: options changed)" if marks else "epoch")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8, min_n_ticks=1))
         axes.grid(alpha=0.3)
         _scale_axis(axes, [*values, *of_steps])
     return figure
@@ -85,7 +84,7 @@ def _scale_axis(axes: Axes, values: Sequence[float]) -> None:
     axes.set_ylabel("loss")
     axes.yaxis.set_major_formatter(ScalarFormatter(useOffset=False))
     if not values:
-        axes.set_ylim(0, 1)
+        axes.set(xlim=(0, 1), ylim=(0, 1))
     elif max(values) > LOG_FROM * min(values) > 0:
         axes.set_yscale("log")
         axes.set_ylabel("loss (logarithmic)")
@@ -120,7 +119,7 @@ def plot_scores(scores: InstanceScores, baseline: InstanceScores | None, *, titl
 
 def plot_sizes(volumes_um3: Sequence[float], smallest_um3: float) -> Figure:
     """Draw how many cells there are of each volume; a line marks the smallest that is kept."""
-    figure = new_figure(4.2, 2.5)
+    figure = new_figure(3.6, 2.4)
     axes = figure.add_subplot()
     if len(volumes_um3):
         top = max(float(np.percentile(volumes_um3, 99)) * 1.1, smallest_um3 * 1.5)
@@ -128,6 +127,7 @@ def plot_sizes(volumes_um3: Sequence[float], smallest_um3: float) -> Figure:
     axes.axvline(smallest_um3, color=MARK_COLOUR, linestyle="--", label="smallest that is kept")
     axes.set_xlabel("volume of a cell (µm³)", fontsize=9)
     axes.set_ylabel("cells", fontsize=9)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
     axes.tick_params(labelsize=8)
     figure.legend(loc="outside upper right", fontsize=8, frameon=False)

@@ -29,6 +29,7 @@ WIDTH_PIXELS, BLOCK_PIXELS = 1070, 210  # of the blocks of a row together; of on
 PREVIEW_PIXELS = 320  # of a block of the preview, three of which are beside each other
 MARGIN, LINE = 16, 26  # between blocks; height of a line of text, in pixels
 TITLE, TEXT = 19, 15  # sizes of letters in pixels
+LARGE = 20  # where a narrow page shows a picture at half its size
 LEAST_PIXELS = 170  # for the words above a block
 SHOWN_VOXELS = 384  # along one edge: more, and outlines of cells can no longer be told apart
 CLASSES_SHOWN = 4
@@ -66,17 +67,18 @@ def preview_png(
         blocks[f"class {k}: how probable\n(dark 0, yellow 1)"] = 255 * seen
     blocks["reconstruction"] = shades(preview.reconstruction)
     for words, pixels in blocks.items():
-        blocks[words] = np.asarray(planes.name_planes(pixels, layout, TEXT))
+        blocks[words] = np.asarray(planes.name_planes(pixels, layout, LARGE))
     unit = "voxels" if voxel_size_um is None else "µm"
     named, half = list(blocks.items()), (len(blocks) + 1) // 2  # in two rows, for narrow pages
     rows = [dict(named[:half]), dict(named[half:])]
-    return _compose(rows, layout.pixel_um, title, unit=unit)
+    return _compose(rows, layout.pixel_um, title, unit=unit, text=LARGE)
 
 
 def progress_png(history: Sequence[Mapping[str, Any]], preview: bytes) -> bytes:
     """Draw loss curves above the PNG of the last preview: the picture of a run."""
     below = imread(BytesIO(preview))
-    figure = curves.plot_losses(history, width=(below.shape[1] + 0.5) / curves.DPI)
+    figure = curves.plot_losses(history)
+    figure.set_dpi((below.shape[1] + 0.5) / figure.get_figwidth())  # as large as the preview
     above = imread(BytesIO(curves.figure_png(figure)))[..., :3]
     return planes.png_of(Image.fromarray(np.concatenate([above, below])))
 
@@ -150,7 +152,7 @@ def projections_png(labels: np.ndarray, voxel_size_um: Sequence[float]) -> bytes
     ):
         seen = look_at(side.transpose(axes), size[list(axes)], colours)
         views[words] = resize(seen, (lengths[axes[1]], lengths[axes[2]], 3), order=1)
-    return _compose([views], pixel_um)
+    return _compose([views], pixel_um, text=LARGE)
 
 
 def affinity_png(
@@ -177,7 +179,7 @@ def affinity_png(
         place = [(p + 0.5) * scale for p in point[::-1]]
         planes.write(block, "+", place, 2 * TITLE, "red", "mm")
         blocks[words] = np.asarray(block)
-    return _compose([blocks], 1 / scale, unit="voxels")
+    return _compose([blocks], 1 / scale, unit="voxels", text=LARGE)
 
 
 def look_at(labels: np.ndarray, size_um: Sequence[float], colours: np.ndarray) -> np.ndarray:
@@ -220,6 +222,7 @@ def _compose(
     title: str = "",
     legend: Mapping[str, str] | None = None,
     unit: str = "µm",
+    text: int = TEXT,
 ) -> bytes:
     """Return a PNG: rows of blocks, each under its words, below a title, above a scale bar."""
     places, width, y = [], 0, MARGIN + LINE * len(title.splitlines())
@@ -233,14 +236,14 @@ def _compose(
     sheet = Image.new("RGB", (width, y + LINE * (2 if legend else 1)), "white")
     for n, line in enumerate(title.splitlines()):
         place = width / 2, MARGIN + n * LINE
-        planes.write(sheet, line, place, TEXT if n else TITLE, anchor="ma")
+        planes.write(sheet, line, place, text if n else TITLE, anchor="ma")
     for words, pixels, left, top in places:
         sheet.paste(Image.fromarray(pixels.astype(np.uint8)), (left, top))
-        planes.write(sheet, words, (left, top - 4), TEXT, anchor="ld")
+        planes.write(sheet, words, (left, top - 4), text, anchor="ld")
     length = planes.round_length(pixel_um * places[0][1].shape[1])
     bar = (MARGIN, y + 8), length / pixel_um
-    planes.draw_bar(sheet, *bar, f"{length:g} {unit}", TEXT, "black")
+    planes.draw_bar(sheet, *bar, f"{length:g} {unit}", text, "black")
     x = MARGIN
     for colour, words in (legend or {}).items():
-        x = 24 + planes.draw_bar(sheet, (x, y + 8 + LINE), 18, words, TEXT, colour)
+        x = 24 + planes.draw_bar(sheet, (x, y + 8 + LINE), 18, words, text, colour)
     return planes.png_of(sheet)
