@@ -145,7 +145,8 @@ def test_a_panel_cell_run_again_shows_its_training_and_a_stopped_one_is_extended
     run_cell(page, "training = widgets.TrainingPanel")  # waits until the training is over
     wait_until(lambda: trains(page) and epoch(page) > 3, 180)
     press(page, "Stop and keep")
-    says(page, ".wnet-trainingpanel", "Fits: .* The next cell starts the training")
+    kept = "The next cell starts the training. Until then, the cells below work with 'runs/stack'"
+    says(page, ".wnet-trainingpanel", f"Fits: .* {kept}")
     assert is_done(page)
     run = folder / "runs" / "stack"
     assert list(run.parent.iterdir()) == [run] and 2 < len(read_history(run)) < 300
