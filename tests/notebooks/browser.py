@@ -205,8 +205,11 @@ def wait_until(true, seconds=60.0):
     return time.monotonic() - began
 
 
-def shoot(page, home, place, name, keep=None):
-    """Save a picture of a place at two widths; to the repository only where asked for."""
+def shoot(page, home, place, name, keep=None, last=None):
+    """Save a picture of a place at two widths; to the repository only where asked for.
+
+    That one ends below the place `last`, if it is given.
+    """
     panel = page.locator(place).first
     for width in (1000, 1300):
         page.set_viewport_size({"width": width, "height": 1500})  # the whole panel is in sight
@@ -215,7 +218,11 @@ def shoot(page, home, place, name, keep=None):
         panel.screenshot(path=home / f"{name}-{width}.png")
     if keep and os.environ.get("WNET_NB_SCREENSHOTS"):
         IMAGES.mkdir(exist_ok=True)
-        panel.screenshot(path=IMAGES / keep)
+        shown = panel.bounding_box()
+        if last:
+            end = page.locator(last).first.bounding_box()
+            shown["height"] = end["y"] + end["height"] - shown["y"]
+        page.screenshot(path=IMAGES / keep, clip=shown)
     page.set_viewport_size(SIZE)
 
 

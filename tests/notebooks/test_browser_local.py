@@ -70,7 +70,7 @@ def test_a_user_goes_through_the_notebook(page, lab, record_property):
     record_property("a step begins with a changed loss weight", seconds)
     push(page, ".wnet-trainingpanel .wnet-option-reconstruction_weight", times=10)
     wait_until(lambda: epoch(page) > 3)
-    shoot(page, folder, ".wnet-trainingpanel", "dashboard", "dashboard.png")
+    shoot(page, folder, ".wnet-trainingpanel", "dashboard")
 
     # Pause, go on, stop.
     press(page, "Pause")
@@ -117,6 +117,18 @@ def test_a_user_goes_through_the_notebook(page, lab, record_property):
         (half,) = [row for row in scored["scores"]["rows"] if row["threshold"] == 0.5]
         assert f"{half['f1']:.2f}" in words
     assert "example-2" in words
+
+
+@pytest.mark.long
+def test_the_curves_of_the_example_fall_and_the_readme_shows_them(page, lab):
+    folder, address = lab.new_notebook()
+    run_all(page, address)
+    wait_until(lambda: epoch(page) > 5, 400)
+    press(page, "Pause")
+    wait_until(lambda: "Paused" in status(page), 60)
+    means = [row["total"] for row in read_history(folder / "runs" / "example")]
+    assert means[4] == min(means[:5]) and means[0] == max(means[:5])
+    shoot(page, folder, ".wnet-trainingpanel", "curves", "dashboard.png", ".wnet-trainingview img")
 
 
 def test_a_closed_tab_loses_nothing_and_the_interrupt_button_keeps_the_model(page, lab):
