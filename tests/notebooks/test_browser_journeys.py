@@ -147,7 +147,7 @@ def test_a_panel_cell_run_again_shows_its_training_and_a_stopped_one_is_extended
     press(page, "Stop and keep")
     kept = "The next cell starts the training. Until then, the cells below work with 'runs/stack'"
     says(page, ".wnet-trainingpanel", f"Fits: .* {kept}")
-    assert is_done(page)
+    wait_until(lambda: is_done(page), 30)
     run = folder / "runs" / "stack"
     assert list(run.parent.iterdir()) == [run] and 2 < len(read_history(run)) < 300
 
