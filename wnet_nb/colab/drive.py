@@ -95,10 +95,7 @@ def pack(folder: Path, files: Iterable[Path], target: Path) -> Path:
 
 
 def copy_verified(source: Path, target: Path) -> None:
-    """Copy to a new file under a temporary name, read it back, and then give it its name.
-
-    UserError if what was written is not what was meant; nothing is left then.
-    """
+    """Copy to a new file that gets its name once it was read back; UserError, and nothing, else."""
     try:
         with new_file(target) as part:
             shutil.copyfile(source, part)

@@ -96,10 +96,7 @@ class Session:
         return self.data
 
     def choose_images(self, path: str = "") -> DataField:
-        """Return the field for the stacks to find cells in, those to train on if `path` is empty.
-
-        What was said of the data (channel, time, voxel size, slices) holds here to begin with.
-        """
+        """Return the field for the stacks to find cells in, like that of those to train on."""
         if self.source is None and not path.strip():
             raise UserError("no stacks were chosen in this session; fill in the images' path")
         source = self._bring(path) if path.strip() else self.source
@@ -147,10 +144,7 @@ class Session:
         return TrainingPanel(stacks, settings, run=self.run, guard=guard)
 
     def open_model(self, model: str = "") -> Trained:
-        """Return the network trained in this session, or the one that a path or a word names.
-
-        Cells that another model finds go to a folder of their own in `results`.
-        """
+        """Return the network trained here, or another, whose cells go to a folder in `results`."""
         model, path = model.strip(), self.run
         if model:
             path = model if is_word(model) else self.find(model)

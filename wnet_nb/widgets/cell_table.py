@@ -27,10 +27,7 @@ STYLE = (
 
 
 class CellTable(Panel):
-    """A sortable table of a result; its row draws the cell white in the viewer.
-
-    A click on a cell of `overlay`, its name in the viewer, chooses its row.
-    """
+    """A sortable table of a result: its row chooses the cell in `overlay` of a viewer, and back."""
 
     def __init__(self, result: Result, viewer: Viewer, overlay: str) -> None:
         self.viewer, self.overlay, self.rows = viewer, overlay, result.cells()

@@ -175,6 +175,5 @@ def _describe(found: Stacks) -> str:
     for stack in found:
         rows.append((0, escape(stack.words)))
         rows += [(1, message(f"{f.level}: {f.text}.", COLOURS[f.level])) for f in stack.findings]
-    skipped = ((path.name, reason) for path, reason in found.skipped)
-    rows += [(0, message(f"skipped {name}: {reason}", ORANGE)) for name, reason in skipped]
+    rows += [(0, message(f"skipped {path.name}: {why}", ORANGE)) for path, why in found.skipped]
     return paragraph("".join(f'<div style="margin-left:{n}em">{row}</div>' for n, row in rows))

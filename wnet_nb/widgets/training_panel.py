@@ -97,12 +97,10 @@ class TrainingPanel(Panel):
         self._again.add_class(name)
         rule = widgets.HTML(f"<style>.{name} {{display:none}}</style>", layout={"display": "none"})
         self.children = [*self.children, rule]
-        self._say_what_is_next("Ready.")
+        kept = f" Until then, the cells below work with '{self._before}'." if self._before else ""
+        self._next = f"The next cell starts the training.{kept}"
+        self.view.say(f"Ready. {self._next}")
         self._show_buttons()
-
-    def _say_what_is_next(self, words: str) -> None:
-        before = f" Until then, the cells below work with '{self._before}'." if self._before else ""
-        self.view.say(f"{words} The next cell starts the training.{before}")
 
     def _read_settings(self) -> Settings:
         return getattr(self._given, "settings", self._given)  # of a form, as it is now
@@ -172,10 +170,7 @@ class TrainingPanel(Panel):
                 field.value = getattr(self._settings, name)
 
     async def check(self) -> None:
-        """Take two steps on the side and say what the training will take.
-
-        The cell stops here (`UserError`) if it cannot be done or is interrupted.
-        """
+        """Take two steps on the side and say what the training will take, or stop the cell."""
         if not self.state.may("check"):
             return
         self.state.ask("check")
@@ -183,7 +178,7 @@ class TrainingPanel(Panel):
         try:
             work = in_thread(estimate_training, self.stacks, self._read_settings())
             estimate = await attend(work, work.cancel)
-            self._say_what_is_next(estimate.words)
+            self.view.say(f"{estimate.words} {self._next}")
         except asyncio.CancelledError:
             raise self._told(UserError("The check was interrupted.")) from None
         except Exception as error:
@@ -192,10 +187,7 @@ class TrainingPanel(Panel):
             self.state.end()
 
     async def train(self) -> Trained:
-        """Train to the end or to the stop, or on from there; a finished training is left as it is.
-
-        The cell stops here (`UserError`) if it cannot go on; the panel says why.
-        """
+        """Train to the end or the stop, or on from there; stop the cell where that cannot be."""
         if not self.state.may("start"):
             return self.trained
         TrainingPanel.last, self._loop = self, asyncio.get_running_loop()
