@@ -28,6 +28,7 @@ def test_each_volume_is_viewed_with_its_truth(folder, settings):
 def test_a_box_is_seen_in_the_planes_and_written_with_its_voxel_size(stacks):
     viewer, form = crop_form(stacks)
     before = viewer.picture.value
+    assert [slider.description for slider in form.sliders] == [f"{a}, voxels" for a in "zyx"]
     form.sliders[0].value, form.sliders[2].value = (2, 20), (8, 32)
     assert viewer.picture.value != before and "18 × 32 × 24 voxels" in form.said.value
     form.button.click()

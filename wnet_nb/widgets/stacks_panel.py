@@ -35,7 +35,7 @@ class CropForm(widgets.Accordion):
         self.viewer, self.stack = viewer, stack
         self.sliders = [
             widgets.IntRangeSlider(value=(0, n), min=0, max=n, description=axis, layout=SLIDER)
-            for axis, n in zip("zyx", stack.shape, strict=True)
+            for axis, n in zip(("z, voxels", "y, voxels", "x, voxels"), stack.shape, strict=True)
         ]
         for slider in self.sliders:
             slider.observe(self._show, "value")
