@@ -27,7 +27,15 @@ from wnet_nb.config import preset
 from wnet_nb.files.tables import read_points
 from wnet_nb.files.volumes import Volume, read_volume
 from wnet_nb.inference import predict_probabilities
-from wnet_nb.jobs.models import find_cells, load_model, no_network, predict_classes, with_weights
+from wnet_nb.jobs.models import (
+    find_cells,
+    for_cells,
+    load_model,
+    no_network,
+    predict_classes,
+    size_to_look_again,
+    with_weights,
+)
 from wnet_nb.jobs.stacks import Stack
 from wnet_nb.training import fit
 
@@ -84,7 +92,7 @@ UNTOUCHED = {
 EXAMPLES = {f"example, seed {seed}": seed for seed in range(3)}
 WAYS = (
     "Voronoi-Otsu", "none", "scratch", "starter", "quick", "quick, cells from the image",
-    "quick, one boundary", "starter, true radius",
+    "quick, one boundary", "quick, one look", "starter, true radius",
 )  # fmt: skip
 
 
@@ -101,18 +109,29 @@ def stack_and_truth(name):
     return Stack(volume), read_points(path) if path.suffix == ".csv" else read_volume(path).array
 
 
-def find(stack, model, radius=None, **options):
-    """Return the labels that a `Checkpoint` leads to, for cells of a radius in µm or as found."""
+def find(stack, model, radius=None, again=True, **options):
+    """Return the labels that a `Checkpoint` leads to, for cells of a radius in µm or as found.
+
+    If not `again`, without the second look.
+    """
     settings = model.settings.replace(cell_radius_um=radius)
     options = {"core_class": settings.core_class} | options
-    return segment_instances(
-        predict_probabilities(model.model, stack.prepared(settings), precision="auto"),
-        stack.array,
-        voxel_size_um=stack.voxel_size_um,
-        cell_radius_um=radius or stack.cell_size,
-        foreground_classes=settings.foreground_classes,
-        **options,
-    ).labels
+
+    def look(size):
+        prepared = stack.prepared(for_cells(settings, size))
+        return segment_instances(
+            predict_probabilities(model.model, prepared, precision="auto"),
+            stack.array,
+            voxel_size_um=stack.voxel_size_um,
+            cell_radius_um=size,
+            foreground_classes=settings.foreground_classes,
+            **options,
+        )
+
+    cells = look(radius or stack.cell_size)
+    if again and (size := size_to_look_again(cells, stack, model, settings)):
+        cells = look(size)
+    return cells.labels
 
 
 def find_without(stack):
@@ -145,6 +164,7 @@ def measure(name):
         "starter, true radius": find(stack, load_model("starter"), true_radius(truth, size)),
         "quick": find(stack, quick),
         "quick, cells from the image": find(stack, quick, core_class=None),
+        "quick, one look": find(stack, quick, again=False),
         "quick, one boundary": find(stack, quick, boundary=0.4),
     }
     row = {way: score(found, truth, size, radius) for way, found in labels.items()}

@@ -11,6 +11,8 @@ import torch
 
 from tests.benchmarks.nuclei import make_nuclei
 from wnet_nb import checkpoint, config
+from wnet_nb.cells.scores import match_instances
+from wnet_nb.cells.size import CellSize
 from wnet_nb.cli.main import main
 from wnet_nb.errors import UserError
 from wnet_nb.files import run_files
@@ -19,6 +21,7 @@ from wnet_nb.files.writing import write_volume
 from wnet_nb.jobs import segment as prediction
 from wnet_nb.jobs import stacks
 from wnet_nb.jobs import train as pipeline
+from wnet_nb.jobs.models import load_model, predict_classes
 from wnet_nb.jobs.stacks import read_stacks
 from wnet_nb.model import WNet3D
 
@@ -235,13 +238,34 @@ def test_the_verb_says_what_it_wrote(run, image, tmp_path, capsys):
     assert "the network changed" in out
 
 
-def test_a_radius_given_afterwards_splits_cells_and_leaves_the_class_map(run, image, tmp_path):
-    maps = []
+def test_a_radius_that_is_given_decides_what_the_network_sees(run, image, tmp_path):
+    model, (stack,) = load_model(run), read_stacks(image, TINY, check=False)
     for radius in (3.0, 6.0):
         (found,) = prediction.segment(run, image, out=tmp_path / f"{radius}", cell_radius_um=radius)
         assert found.facts["cell_radius_um"] == radius
-        maps.append(read_volume(found.folder / "foreground.tif").array)
-    np.testing.assert_array_equal(*maps)
+        prepared = stack.prepared(model.settings.replace(cell_radius_um=radius))
+        classes = predict_classes(prepared, model, model.settings)
+        expected = classes[list(found.facts["classes"])].sum(0)
+        foreground = read_volume(found.folder / "foreground.tif").array
+        np.testing.assert_allclose(foreground, expected, atol=1e-3)
+
+
+def test_the_starter_looks_again_where_the_image_misled_about_the_radius(tmp_path):
+    image, labels = make_nuclei(0, shape=(48, 64, 64), n_cells=38)  # of 5 voxels
+    path = write_volume(tmp_path / "a.tif", image, voxel_size_um=(1, 1, 1))
+    stacks = read_stacks(path, config.preset("quick"), check=False)
+    misled = CellSize(6.8, (6.8, 6.8, 6.8), 30, 0.1, "misled")
+    stacks[0].cell_size = misled
+    (seen,) = prediction.segment("starter", stacks, out=tmp_path / "seen")
+    assert seen.facts["cell_radius_um"] == pytest.approx(5, rel=0.1)
+    assert "found at first" in seen.facts["cell_size"]["reason"]
+    (given,) = prediction.segment("starter", stacks, out=tmp_path / "given", cell_radius_um=6.8)
+    assert given.facts["cell_radius_um"] == 6.8
+    f1 = [match_instances(one.labels(), labels, thresholds=[0.5]).f1[0] for one in (seen, given)]
+    assert f1[0] > max(0.95, f1[1])
+    # What it is compared with does not profit from the network.
+    (none,) = prediction.segment("none", stacks, out=tmp_path / "none")
+    np.testing.assert_array_equal(seen.baseline_labels(), none.labels())
 
 
 def test_the_count_says_what_is_cut_what_the_network_changed_and_what_to_do_about_none():
@@ -347,7 +371,7 @@ def test_a_radius_that_is_given_helps_where_the_image_shows_no_cells(image, tmp_
     found = read_stacks(image, TINY, check=False)
     (one,) = prediction.segment("none", found, out=tmp_path, cell_radius_um=4.0)
     assert one.facts["cell_radius_um"] == 4.0
-    prepared = found[0].prepared(TINY, otherwise_radius_um=4.0)
+    prepared = found[0].prepared(TINY.replace(cell_radius_um=4.0))
     assert prepared.cell_radius_um == 4.0 and found[0].prepared(TINY).cell_radius_um is None
 
 

@@ -3,7 +3,7 @@ import pytest
 from wnet_nb import widgets
 from wnet_nb.errors import UserError
 from wnet_nb.jobs.models import load_model
-from wnet_nb.jobs.segment import segment_settings
+from wnet_nb.jobs.segment import segment, segment_settings
 from wnet_nb.jobs.stacks import read_stacks
 from wnet_nb.widgets.viewer import TRUTH
 
@@ -73,3 +73,23 @@ def test_what_was_tuned_is_there_after_a_restart(trained, stacks):
     widgets.CellTuner(trained.run, stacks).fields["minimum_size"].control.value = "0.5"
     assert widgets.CellTuner(trained.run, stacks).changes == {"minimum_size": 0.5}
     assert widgets.CellTuner("none", stacks).changes == {}
+
+
+@pytest.mark.parametrize("radius", ["", "6"])
+@pytest.mark.parametrize("network", ["a run", "starter"])
+def test_what_it_shows_of_a_small_volume_is_what_applying_gives(network, radius, trained, stacks):
+    network = trained.run if network == "a run" else network
+    tuner = widgets.CellTuner(network, stacks)
+    if radius:
+        tuner.fields["cell_radius_um"].control.value = radius
+    (result,) = segment(network, stacks, out="predictions", **tuner.changes)
+    assert (tuner.viewer.overlays["cells"] == result.labels()).all()
+
+
+def test_of_a_large_volume_it_shows_a_part(trained, stacks, monkeypatch):
+    monkeypatch.setattr("wnet_nb.widgets.tuner.WHOLE_VOXELS", 0)
+    monkeypatch.setattr("wnet_nb.widgets.tuner.CROP_VOXELS", 15)
+    tuner = widgets.CellTuner("starter", stacks)
+    assert tuner.viewer.overlays["cells"].shape == (15, 15, 15)
+    tuner.fields["cell_radius_um"].control.value = "9"
+    assert "15 × 15 × 15" in tuner.count.value

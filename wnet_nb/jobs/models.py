@@ -16,7 +16,7 @@ from wnet_nb.cells.outlines import Instances, segment_instances
 from wnet_nb.cells.size import CellSize
 from wnet_nb.checkpoint import STARTER, STARTER_FILE, Checkpoint
 from wnet_nb.config import Settings, preset
-from wnet_nb.data import Prepared
+from wnet_nb.data import Prepared, voxels_averaged
 from wnet_nb.device import choose_device
 from wnet_nb.errors import UserError
 from wnet_nb.files.published import PUBLISHED, fetch_published
@@ -26,6 +26,8 @@ from wnet_nb.jobs.stacks import Stack
 
 NONE = "none"
 NONE_PRESET = "scratch"  # how a volume is prepared where there is no network
+LEAST_CELLS = 5  # that tell how large cells are
+FUSED = 1.2  # times smaller than the radius they were looked for with: then that fuses cells
 Report = Callable[[int, int], None]  # takes what is done and how much there is
 
 
@@ -52,9 +54,9 @@ def with_weights(settings: Settings) -> Settings:
     return settings.replace(start_from=str(find_weights(settings.start_from)))
 
 
-def no_network(cell_radius_um: float | None = None) -> Checkpoint:
-    """Return what the word ``none`` stands for, for cells of a radius that is known or found."""
-    return Checkpoint(None, preset(NONE_PRESET, cell_radius_um=cell_radius_um), source=Path(NONE))
+def no_network() -> Checkpoint:
+    """Return what the word ``none`` stands for."""
+    return Checkpoint(None, preset(NONE_PRESET), source=Path(NONE))
 
 
 def load_model(source: str | Path | Checkpoint, *, progress: Report | None = None) -> Checkpoint:
@@ -106,6 +108,37 @@ def predict_classes(
     threshold = threshold_otsu(brightness) if of_whole is None else of_whole
     bright = (brightness > threshold).astype(np.float32)
     return enlarge(bright, prepared.shape, prepared.factors)[np.newaxis]
+
+
+def for_cells(settings: Settings, radius_um: float | CellSize | None) -> Settings:
+    """Return settings whose `cell_radius_um`, which decides the preparation, is another."""
+    radius = radius_um.radius_um if isinstance(radius_um, CellSize) else radius_um
+    return settings.replace(cell_radius_um=radius)
+
+
+def size_to_look_again(
+    cells: Instances, stack: Stack, model: Checkpoint, settings: Settings
+) -> CellSize | None:
+    """Return the size that a network's cells have, if it should look again with it.
+
+    The radius that the image shows may be a third off, and decides how many voxels are averaged
+    before the network looks. Its first answer shows what whole cells measure: it looks again where
+    that asks for another averaging, or is so small that cells were fused.
+    """
+    if model.model is None or settings.core_class is None or settings.cell_radius_um:
+        return None
+    volumes = np.bincount(cells.labels.ravel())[1:]
+    if len(volumes) < LEAST_CELLS:
+        return None
+    voxel_um = np.array(stack.voxel_size_um)
+    radius = float((np.median(volumes) * voxel_um.prod() * 3 / 4 / np.pi) ** (1 / 3))
+    before, after = (
+        voxels_averaged(settings, r / voxel_um) for r in (cells.cell_size.radius_um, radius)
+    )
+    if before == after and cells.cell_size.radius_um < FUSED * radius:
+        return None
+    reason = f"of the {len(volumes)} cells that the network found at first"
+    return CellSize(radius, tuple((radius / voxel_um).tolist()), len(volumes), 0.0, reason)
 
 
 def find_cells(

@@ -26,7 +26,14 @@ from wnet_nb.files.result import Result
 from wnet_nb.files.run_files import PREDICTIONS, is_run
 from wnet_nb.files.volumes import is_zarr
 from wnet_nb.jobs.evaluate import score
-from wnet_nb.jobs.models import find_cells, load_model, no_network, predict_classes
+from wnet_nb.jobs.models import (
+    find_cells,
+    for_cells,
+    load_model,
+    no_network,
+    predict_classes,
+    size_to_look_again,
+)
 from wnet_nb.jobs.run_folder import describe_stack, versions, write_tables
 from wnet_nb.jobs.stacks import Stack, Stacks, read_stacks
 from wnet_nb.jobs.truth import known_truth
@@ -168,21 +175,19 @@ def _segment_one(
 ) -> Result:
     """Write one result; its folder appears when it is complete, and is scored if truth is known."""
     began, size = time.perf_counter(), stack.voxel_size_um
-    radius = settings.cell_radius_um or stack.cell_size
     with Result.write_new(out, stack.name) as result:
-        cells = _find_cells(stack, model, settings, radius, result.folder, tell)
+        cells = _find_cells(stack, model, settings, result.folder, tell)
         result.write_labels(cells.labels, size)
         result.write_foreground(cells.foreground, size)
         table = measure_cells(cells.labels, stack.array, voxel_size_um=size)
         result.write_cells(table)
         facts = _describe(stack, cells, settings, model)
         facts["cut_by_edge"] = int(table["touches_border"].sum())
-        labels, radius = cells.labels, cells.cell_size
+        labels = cells.labels
         del cells, table  # the foreground is written; the comparison needs the room
         baseline, without, facts["network_added"] = labels, None, None
         if model.model is not None:
-            plain = no_network(model.settings.cell_radius_um)
-            baseline = _find_cells(stack, plain, settings, radius, result.folder).labels
+            baseline = _find_cells(stack, no_network(), settings, result.folder).labels
             without, facts["network_added"] = baseline, compare(labels, baseline)
         result.write_baseline_labels(baseline, size)
         facts["baseline_count"] = int(baseline.max(initial=0))
@@ -204,13 +209,16 @@ def _find_cells(
     stack: Stack,
     model: Checkpoint,
     settings: Settings,
-    radius: float | CellSize | None,
     folder: Path,
     tell: Callable[..., None] = lambda **_: None,
+    size: CellSize | None = None,
 ) -> Instances:
-    """Return the cells of a whole volume; large probabilities go through a file in `folder`."""
-    # As the training had it: a radius given afterwards splits cells, and changes no class map.
-    prepared = stack.prepared(model.settings, otherwise_radius_um=settings.cell_radius_um)
+    """Return the cells of a whole volume, of a given `size` after a second look at them.
+
+    Large probabilities go through a file in `folder`.
+    """
+    radius = size or settings.cell_radius_um or stack.cell_size
+    prepared = stack.prepared(for_cells(model.settings, radius))
     if prepared.normalisation.high <= prepared.normalisation.low:
         raise UserError(f"'{stack.name}' has the same value everywhere")
     large = stack.array.size * settings.n_classes > IN_MEMORY_VALUES
@@ -226,6 +234,8 @@ def _find_cells(
     cells = find_cells(probabilities, stack.array, stack, model, settings, cell_radius_um=radius)
     del probabilities  # before its file goes, which Windows would refuse
     file.unlink(missing_ok=True)
+    if size is None and (seen := size_to_look_again(cells, stack, model, settings)):
+        return _find_cells(stack, model, settings, folder, tell, seen)
     return cells
 
 

@@ -115,14 +115,11 @@ class Stack:
         except UserError:
             return None
 
-    def prepared(self, settings: Settings, *, otherwise_radius_um: float | None = None) -> Prepared:
-        """Return the volume as the network takes it; made once for the options that decide it.
-
-        `otherwise_radius_um` is taken where the settings have no radius and the image shows none.
-        """
+    def prepared(self, settings: Settings) -> Prepared:
+        """Return the volume as the network takes it; made once for the options that decide it."""
         radius = settings.cell_radius_um
-        if radius is None and settings.needs_radius:
-            radius = self.cell_size.radius_um if self.cell_size else otherwise_radius_um
+        if radius is None and settings.needs_radius and self.cell_size:
+            radius = self.cell_size.radius_um
         key = (radius, *(getattr(settings, name) for name in PREPARING))
         with self._memory.lock:
             prepared = self._prepared.get(key)

@@ -106,8 +106,7 @@ def survey(source: Source, model: Checkpoint, settings: Settings) -> Survey:
             f"no cells stand out of the noise in '{source.name}'; give cell_radius_um "
             "(command line: --set cell_radius_um=4)"
         )
-    # As the training had it: a radius given afterwards splits cells, and changes no class map.
-    radius = model.settings.cell_radius_um or (shown or cell).radius_um
+    radius = cell.radius_um
     if len(images) > 1:
         images = [_middle(image, cell) for image in images]
     began, size = time.perf_counter(), source.voxel_size_um

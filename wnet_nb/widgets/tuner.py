@@ -9,10 +9,18 @@ from scipy import ndimage
 
 from wnet_nb.cells.outlines import Instances
 from wnet_nb.cells.scores import match_instances
+from wnet_nb.cells.size import CellSize
+from wnet_nb.config import Settings
 from wnet_nb.data import Prepared
 from wnet_nb.errors import UserError
 from wnet_nb.figures import curves, planes
-from wnet_nb.jobs.models import find_cells, load_model, predict_classes
+from wnet_nb.jobs.models import (
+    find_cells,
+    for_cells,
+    load_model,
+    predict_classes,
+    size_to_look_again,
+)
 from wnet_nb.jobs.stacks import Stacks
 from wnet_nb.widgets import remembered
 from wnet_nb.widgets.option_field import LINEAR, OptionField
@@ -20,6 +28,7 @@ from wnet_nb.widgets.panel import RED, Panel, message, paragraph
 from wnet_nb.widgets.viewer import TRUTH, Chooser, Viewer
 
 CROP_VOXELS = 96  # edge of the crop: small enough to answer within a second or two
+WHOLE_VOXELS = 2**20  # a volume up to this size is shown whole
 BUTTONS = {  # what each sets; of the first, all that was found
     "As found": {},
     "Tight outlines": {"boundary": 0.5},
@@ -62,10 +71,10 @@ class CellTuner(Panel):
     def _open(self, number: int) -> Viewer:
         """Find the class probabilities in a crop of a volume, and show its cells."""
         self._stack = stack = self._stacks[number]
-        prepared, place = _crop(stack.prepared(self._settings), stack.array)
-        self._image = np.asarray(stack.array[place])
-        self._truth = None if stack.truth is None else stack.truth[place]
-        self._probabilities = predict_classes(prepared, self._model, self._settings)
+        self._place = _liveliest(stack.array)
+        self._image = np.asarray(stack.array[self._place])
+        self._truth = None if stack.truth is None else stack.truth[self._place]
+        self._probabilities: dict[float | None, np.ndarray] = {}  # by the radius prepared for
         if not self.fields:
             self._make_fields(self._segment())
         cells = self._segment()
@@ -103,10 +112,21 @@ class CellTuner(Panel):
 
     def _segment(self) -> Instances:
         settings, stack = self._settings.replace(**self.changes), self._stack
-        radius = settings.cell_radius_um or stack.cell_size
-        return find_cells(
-            self._probabilities, self._image, stack, self._model, settings, cell_radius_um=radius
-        )
+        cells = self._look(settings, settings.cell_radius_um or stack.cell_size)
+        seen = size_to_look_again(cells, stack, self._model, settings)
+        return self._look(settings, seen) if seen else cells
+
+    def _look(self, settings: Settings, radius: float | CellSize | None) -> Instances:
+        """Find the cells of a radius as `jobs.segment` does, in the crop."""
+        stack = self._stack
+        prepared = stack.prepared(for_cells(self._model.settings, radius))
+        key = prepared.cell_radius_um
+        if key not in self._probabilities:
+            part, inner = _part(prepared, self._place)
+            classes = predict_classes(part, self._model, self._settings)
+            self._probabilities[key] = classes[(slice(None), *inner)]
+        classes = self._probabilities[key]
+        return find_cells(classes, self._image, stack, self._model, settings, cell_radius_um=radius)
 
     def _update(self) -> None:
         try:
@@ -131,18 +151,27 @@ class CellTuner(Panel):
         self.count.value = paragraph(words)
 
 
-def _crop(prepared: Prepared, image: np.ndarray) -> tuple[Prepared, tuple[slice, ...]]:
-    """Return the liveliest part of a prepared volume, and where it lies in the image."""
-    array = prepared.array
-    size = np.minimum(array.shape, np.maximum(1, CROP_VOXELS // np.array(prepared.factors)))
-    thin = array[::4, ::4, ::4].astype(np.float32)
-    window = np.maximum(1, size // 4)
+def _liveliest(image: np.ndarray) -> tuple[slice, ...]:
+    """Return the liveliest part of an image (Z, Y, X); of a small one, all of it."""
+    if image.size <= WHOLE_VOXELS:
+        return tuple(slice(0, n) for n in image.shape)
+    thin = np.asarray(image[::4, ::4, ::4], np.float32)
+    size = [min(n, CROP_VOXELS) for n in image.shape]
+    window = np.maximum(1, np.array(size) // 4)
     lively = ndimage.uniform_filter(thin**2, window) - ndimage.uniform_filter(thin, window) ** 2
     middle = 4 * np.array(np.unravel_index(lively.argmax(), thin.shape))
-    part = planes.window_around(middle.tolist(), size.tolist(), array.shape)
-    place = tuple(
-        slice(s.start * f, min(s.stop * f, n))
-        for s, f, n in zip(part, prepared.factors, image.shape, strict=True)
+    return planes.window_around(middle.tolist(), size, image.shape)
+
+
+def _part(prepared: Prepared, place: tuple[slice, ...]) -> tuple[Prepared, tuple[slice, ...]]:
+    """Return the part of a prepared volume that holds a place, and where the place lies in it."""
+    spans = list(zip(place, prepared.factors, prepared.shape, strict=True))
+    part = tuple(slice(s.start // f, -(-s.stop // f)) for s, f, _ in spans)
+    shape = tuple(
+        min(p.stop * f, n) - p.start * f for p, (_, f, n) in zip(part, spans, strict=True)
     )
-    shape = tuple(p.stop - p.start for p in place)
-    return replace(prepared, array=array[part], shape=shape), place
+    inner = tuple(
+        slice(s.start - p.start * f, s.stop - p.start * f)
+        for p, (s, f, _) in zip(part, spans, strict=True)
+    )
+    return replace(prepared, array=prepared.array[part], shape=shape), inner
