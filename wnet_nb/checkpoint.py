@@ -55,7 +55,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     if not path.exists():
         raise UserError(
             f"there is no model at '{path}': it is not a run folder with {WEIGHTS} (a training "
-            "that is resumed writes it again), nor a weights file"
+            "that is resumed writes it again), nor a weights file, nor starter, published or none"
         )
     if path.suffix == ".pth":
         return _load_cellseg3d(path)

@@ -148,7 +148,8 @@ def test_checking_a_single_bad_file_ends_with_one(folder, capsys, name):
 
 
 def test_checking_an_empty_folder_ends_with_one(tmp_path, capsys):
-    assert call(capsys, "check", tmp_path)[0] == 1
+    status, _, said = call(capsys, "check", tmp_path)
+    assert status == 1 and "holds no TIFF; give" in said
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,15 @@ def test_a_result_appears_under_its_name_when_it_is_whole(tmp_path):
     assert Result(tmp_path / "a").facts == FACTS
 
 
+def test_the_table_says_yes_and_no_and_six_digits(tmp_path):
+    with Result.write_new(tmp_path, "a") as result:
+        values = np.array([8.625201938610662, 1234567.0])
+        result.write_cells(TABLE | {"volume_um3": values, "touches_border": np.array([0, 1])})
+        result.write_facts(FACTS)
+    lines = (result.folder / "cells.csv").read_text().splitlines()
+    assert lines == ["label,volume_um3,touches_border", "1,8.6252,no", "2,1234567.0,yes"]
+
+
 def test_a_result_that_fails_leaves_nothing(tmp_path):
     with pytest.raises(ZeroDivisionError), Result.write_new(tmp_path, "a") as result:
         result.write_facts(FACTS)

@@ -48,6 +48,19 @@ def test_folders_are_matched_by_name_and_images_beside_labels_are_left_aside(tmp
     assert [(one.name, one.dice) for one in scored] == [("a", 1), ("b", 1)]
 
 
+def test_of_a_run_the_newest_result_of_each_volume_is_scored(tmp_path):
+    run = tmp_path / "run"
+    for second, labels in enumerate((cubes((9, 9, 9)), TWO)):
+        with Result.write_new(run / "predictions", "a") as result:
+            result.write_labels(labels, (1.0, 1.0, 1.0))
+            result.write_facts({"name": "a", "count": 1, "made": f"2026-01-01T00:00:0{second}"})
+    true = write(tmp_path / "true" / "a_labels.tif", TWO)
+    for place in (run, run / "predictions"):
+        for truth in (true, true.parent):
+            (one,) = evaluation.evaluate(place, truth)
+            assert (one.dice, one.prediction.parent.name) == (1, "a-2")
+
+
 def test_the_baseline_beside_a_prediction_is_scored_too(tmp_path):
     write(tmp_path / "a" / "labels.tif", TWO)
     write(tmp_path / "a" / "baseline_labels.tif", cubes((2, 2, 2)))

@@ -13,7 +13,7 @@ import wnet_nb
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULES = sorted((ROOT / "wnet_nb").rglob("*.py"))
-MODULE_LINES, HEART_LINES, PACKAGE_LINES = 410, 1_100, 11_950
+MODULE_LINES, HEART_LINES, PACKAGE_LINES = 410, 1_100, 12_050
 TABLES = {"config.py"}  # one entry after the other, read by looking up, not through
 IMPORT_NAMES = {"pillow": "PIL", "scikit-image": "skimage"}
 # Required though no module imports it (yet), and why.

@@ -34,6 +34,7 @@ ROIS = "rois.zip"
 FACTS = "result.json"
 SCORES = "scores.json"
 SCORES_PICTURE = "scores.png"
+YES_OR_NO = {"touches_border"}  # columns of cells.csv
 
 
 class Result:
@@ -161,8 +162,12 @@ class Result:
         write_volume(self.folder / FOREGROUND, foreground, voxel_size_um=voxel_size_um)
 
     def write_cells(self, columns: Mapping[str, Sequence[object]]) -> None:
-        """Write cells.csv from columns of one length."""
-        rows = zip(*columns.values(), strict=True)
+        """Write cells.csv from columns of one length, six digits of what is no whole number."""
+        columns = dict(columns) | {
+            name: ["yes" if value else "no" for value in columns[name]]
+            for name in columns.keys() & YES_OR_NO
+        }
+        rows = (map(_six_digits, row) for row in zip(*columns.values(), strict=True))
         rows = [dict(zip(columns, row, strict=True)) for row in rows]
         write_table(self.folder / CELLS, columns, rows)
 
@@ -220,6 +225,10 @@ def _move_to_free_name(folder: Path, parent: Path, name: str) -> Path:
         except OSError:
             if not final.exists():  # else somebody took the name just now
                 raise
+
+
+def _six_digits(value: object) -> object:
+    return float(f"{value:.6g}") if isinstance(value, float) and value % 1 else value
 
 
 def _value(text: str, where: str) -> float | bool:

@@ -22,7 +22,7 @@ from wnet_nb.figures import curves
 from wnet_nb.files.result import BASELINE_LABELS, LABELS, Result
 from wnet_nb.files.run_files import PREDICTIONS
 from wnet_nb.files.tables import read_points
-from wnet_nb.jobs.truth import find_labels, is_points, read_labels
+from wnet_nb.jobs.truth import find_labels, is_points, match_name, read_labels
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def evaluate(
     ----------
     prediction : str or Path
         A label TIFF, or a folder of them or of folders that hold ``labels.tif`` (a run's
-        ``predictions``, or the run).
+        ``predictions``, or the run), of which the newest result of each volume counts.
     truth : str or Path
         A label TIFF, a CSV of points (columns z, y, x in voxels), or a folder of these. In
         folders, files belong together that differ only in endings such as _image or _labels;
@@ -74,6 +74,9 @@ def evaluate(
     elif (prediction / PREDICTIONS).is_dir():
         prediction = prediction / PREDICTIONS
     found, true = find_labels(prediction), find_labels(truth)
+    for result in Result.find_in(prediction) if prediction.is_dir() else ():  # the newest last
+        found.pop(match_name(result.folder), None)
+        found[match_name(Path(result.name))] = result.folder / LABELS
     if truth.is_file() and len(found) == 1:
         true = dict.fromkeys(found, truth)
     names = [name for name in found if name in true]
