@@ -78,7 +78,7 @@ def test_the_table_has_the_numbers_of_the_whole(chunked, whole):
         row = number[int(cell["label"])]
         for name, value in cell.items():
             if name != "label":
-                assert found[name][row] == pytest.approx(value, rel=1e-5, nan_ok=True), name
+                assert found[name][row] == pytest.approx(float(value), rel=1e-5, nan_ok=True), name
 
 
 def test_order_of_the_chunks_does_not_matter_and_what_is_done_is_kept(
