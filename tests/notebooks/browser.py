@@ -117,12 +117,12 @@ class Lab:
 
 def run_all(page, address):
     open_notebook(page, address)
-    choose_in_run_menu(page, "Run All Cells")
+    choose(page, "Run", "Run All Cells")
 
 
-def choose_in_run_menu(page, words):
-    page.get_by_role("menuitem", name="Run", exact=True).click()
-    page.locator("#jp-mainmenu-run").get_by_text(words, exact=True).click()
+def choose(page, menu, words):
+    page.get_by_role("menuitem", name=menu, exact=True).click()
+    page.locator(f"#jp-mainmenu-{menu.lower()}").get_by_text(words, exact=True).click()
 
 
 def open_notebook(page, address):
@@ -141,7 +141,7 @@ def run_cell(page, part, below=False):
     before = last.inner_text()
     prompt.click()
     if below:
-        choose_in_run_menu(page, "Run Selected Cell and All Below")
+        choose(page, "Run", "Run Selected Cell and All Below")
     else:
         page.keyboard.press("Shift+Enter")
     return before, last
@@ -185,7 +185,7 @@ def press(page, name):
 
 def push(page, place, key="ArrowRight", times=1):
     """Move the slider in a place of the page by the keyboard."""
-    handle = page.locator(f"{place} .noUi-handle").first
+    handle = page.locator(place).locator(".noUi-handle, .ui-slider-handle").first
     handle.scroll_into_view_if_needed()
     handle.focus()
     for _ in range(times):

@@ -5,6 +5,8 @@ another way. Version 6 comes from the folder that WNET_NB_KERNEL6 names, made li
 
     python -m pip install --no-deps --target kernel6 ipykernel==6.31.0 nest-asyncio==1.6.0
 
+By hand, with `-m long`, also with Colab's packages: test_browser_journeys.py says where from.
+
 `tests/benchmarks/notebook.py` prints the times that these tests measure.
 """
 
@@ -18,10 +20,12 @@ import tifffile
 
 from tests.benchmarks.nuclei import make_nuclei
 from tests.notebooks.browser import (
+    COLAB,
     KERNEL6,
     NEWEST,
     SHORT,
     TOKEN,
+    choose,
     epoch,
     fill,
     notebook_of,
@@ -40,7 +44,9 @@ from wnet_nb import checkpoint
 from wnet_nb.files.run_files import read_history
 
 
-@pytest.fixture(scope="module", params=[NEWEST, KERNEL6])
+@pytest.fixture(
+    scope="module", params=[NEWEST, KERNEL6, pytest.param(COLAB, marks=pytest.mark.long)]
+)
 def lab(request, tmp_path_factory):
     """A JupyterLab in an empty folder: `address`, `home`, and which `kernel` it starts."""
     yield from start_lab(tmp_path_factory.mktemp("lab"), request.param)
@@ -146,7 +152,7 @@ def test_a_closed_tab_loses_nothing_and_the_interrupt_button_keeps_the_model(pag
     wait_until(lambda: trains(page), 60)
     step = status(page)
     wait_until(lambda: trains(page) and status(page) != step, 20)
-    page.locator('[data-command="notebook:interrupt-kernel"]').first.click()
+    page.locator('.jp-Toolbar [data-command="notebook:interrupt-kernel"]').first.click()
     wait_until(lambda: status(page).startswith("Stopped, and"), 20)
     wait_until(lambda: (run / "predictions" / "example-2" / "cells.csv").exists(), 120)
     assert checkpoint.load_checkpoint(run).settings.base_channels == 16
@@ -237,9 +243,8 @@ def test_what_is_filled_in_wrongly_is_said_and_what_is_right_is_there_after_a_re
     fill(page, f"{form} .wnet-option-epochs", "7")
     wait_until(lambda: "must be" not in page.locator(form).inner_text(), 20)
 
-    page.get_by_role("menuitem", name="Kernel", exact=True).click()
-    page.get_by_text("Restart Kernel and Run All Cells…", exact=True).click()
-    press(page, "Confirm Kernel Restart")
+    choose(page, "Kernel", "Restart Kernel and Run All Cells…")
+    page.locator(".jp-Dialog .jp-mod-accept").click()
     page.locator(data).wait_for(state="detached")
     page.locator(form).wait_for(timeout=120_000)
     says(data, "64 × 72 × 80 voxels.* 1.75 × 0.8 × 0.8 µm")
