@@ -110,7 +110,7 @@ def draw(found, path):
         top.legend(frameon=False)
         below.plot(along, [row[-1] / 1000 for row in rows], "s-", color="tab:red")
         title = "volume, megavoxels" if name == "volume" else TITLES[name]
-        below.set(xlabel=title, ylim=(0, None))
+        below.set(xlabel=title, ylim=(0, 1.1 * max(row[-1] for row in rows) / 1000))
         below.set_ylabel("GB above the imports" if column == 0 else None)
     figure.savefig(path, dpi=80)
 
