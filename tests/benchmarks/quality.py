@@ -4,10 +4,10 @@ python tests/benchmarks/quality.py [--only NAME ...] [--out tests/benchmarks/qua
 
 Nothing is set by hand but the voxel size. `none` is the same steps without a network; `scratch`
 trains a small network on the one volume, `starter` uses the weights in the package as they are, and
-`quick` adapts these to the one volume. Three columns leave one thing out of `quick`: "cells from the
-image" takes seeds and outlines from the image within the network's foreground, "one boundary" does
-not look at how soft the edges are, "one look" does not look again with the size of the cells that it
-found. What the starter's weights and the adaptation are worth, say `scratch` and `starter`.
+`quick` adapts these to the one volume. Three columns leave one thing out of `quick`: "cells from
+the image" takes seeds and outlines from the image within the network's foreground, "one boundary"
+does not look at how soft the edges are, "one look" does not look again with the size of the cells
+that it found. What the starter's weights and the adaptation are worth, say `scratch` and `starter`.
 "starter, true radius" is told the median radius of the true cells.
 """
 

@@ -1,7 +1,8 @@
 """Score a prediction against truth: Dice, instances matched by IoU, cells matched to points."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 import numpy as np
 from scipy.ndimage import center_of_mass
@@ -206,3 +207,9 @@ def _count_and_rate(matched, n_predicted, n_true):
     recall = matched / n_true if n_true else empty
     f1 = 2 * matched / (n_predicted + n_true) if n_predicted + n_true else empty
     return matched, n_predicted - matched, n_true - matched, precision, recall, f1
+
+
+def f1_at_half(scores: Mapping[str, Any]) -> float:
+    """Return the F1 at an IoU of 0.5, or the only one that there is, of scores as JSON values."""
+    at_half = [row["f1"] for row in scores.get("rows", ()) if row["threshold"] == 0.5]
+    return at_half[0] if at_half else scores["f1"]

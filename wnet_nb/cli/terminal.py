@@ -12,7 +12,7 @@ from typing import Any
 from tqdm import tqdm
 
 from wnet_nb import scale
-from wnet_nb.cells.scores import format_table
+from wnet_nb.cells.scores import f1_at_half, format_table
 from wnet_nb.checkpoint import Checkpoint
 from wnet_nb.events import EpochEnd, Event, Started, StepEnd
 from wnet_nb.files.result import Result
@@ -180,10 +180,14 @@ def _show_result(result: Result) -> None:
     )
     say(f"  taken as cells: {facts['reason']}")
     if scores := result.scores:
-        which, f1 = _f1(scores["scores"])
-        without = scores["baseline"] if facts["network_added"] else None
-        plain = f", {_f1(without)[1]:.3f} without the network" if without else ""
-        say(f"  against '{scores['truth']}': {which} {f1:.3f}{plain}")
+        ways = [scores["scores"], *([scores["baseline"]] if facts["network_added"] else [])]
+        half, *plain = (f"{f1_at_half(one):.2f}" for one in ways)
+        words = f"F1 {half}{' at IoU 0.5' if 'rows' in ways[0] else ''}"
+        words += "".join(f", {one} without the network" for one in plain)
+        if "rows" in ways[0]:
+            means = " and ".join(f"{_f1(one)[1]:.3f}" for one in ways)
+            words += f"; mean over IoU 0.1 to 0.9: {means}"
+        say(f"  against '{scores['truth']}': {words}")
     if name != result.name:
         say(f"  '{result.name}' was there before and is kept; this is '{name}'")
     wrote(result.files)

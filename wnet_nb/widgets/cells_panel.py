@@ -13,6 +13,7 @@ import ipywidgets as widgets
 from IPython.display import display
 from tqdm.auto import tqdm
 
+from wnet_nb.cells.scores import f1_at_half
 from wnet_nb.checkpoint import WEIGHTS
 from wnet_nb.errors import UserError, explain
 from wnet_nb.figures import napari_window
@@ -216,9 +217,3 @@ def _scores_in_words(scored: Mapping[str, Any]) -> str:
     if baseline:
         words += f", without the network {f1_at_half(baseline):.2f}"
     return words + (f"; Dice {scored['dice']:.2f}" if scored["dice"] is not None else "")
-
-
-def f1_at_half(scores: Mapping[str, Any]) -> float:
-    """Return the F1 at an IoU of 0.5, or the only one that there is."""
-    at_half = [row["f1"] for row in scores.get("rows", ()) if row["threshold"] == 0.5]
-    return at_half[0] if at_half else scores["f1"]

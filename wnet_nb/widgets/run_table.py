@@ -8,12 +8,12 @@ from typing import Any
 
 import ipywidgets as widgets
 
+from wnet_nb.cells.scores import f1_at_half
 from wnet_nb.errors import UserError
 from wnet_nb.figures.report import option_text
 from wnet_nb.files.result import Result
 from wnet_nb.files.run_files import PROGRESS, is_run, read_history
 from wnet_nb.jobs.models import load_model
-from wnet_nb.widgets.cells_panel import f1_at_half
 from wnet_nb.widgets.model_field import find_runs
 from wnet_nb.widgets.panel import RED, Panel, message
 
