@@ -164,7 +164,8 @@ def _read_trend(values: np.ndarray, worst: float) -> str:
     if change > STILL_FALLING and values[-1] < SETTLED * worst:
         return (
             f"The soft N-cut has come down to {values[-1]:.3f}, where 0 is best: the classes are "
-            "well apart. More epochs would make the cells narrower rather than better."
+            "well apart. More epochs often make the cells narrower rather than better: the overlay "
+            "tells, and the Dice where there are labels."
         )
     if change > STILL_FALLING:
         return "The soft N-cut still falls; more epochs may give clearer classes (raise epochs)."
