@@ -1,6 +1,8 @@
 """How large is a typical cell here? One radius, from the image alone, sets every later scale."""
 
 import itertools
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,6 +34,16 @@ class CellSize:
     n_cells: int  # blobs of about this size, which the estimate rests on
     spread: float  # of the logarithm of the radii: below 0.3 the cells agree; above 0.5 look first
     reason: str  # how it was found, for the user
+
+
+def median_radius_um(labels: np.ndarray, voxel_size_um: Sequence[float]) -> float:
+    """Return the radius in µm of the ball as large as the median cell; 0 without cells.
+
+    `labels` (Z, Y, X) are 0 for background; voxel sizes are (z, y, x).
+    """
+    _, sizes = np.unique(labels[labels > 0], return_counts=True)
+    median = float(np.median(sizes)) if sizes.size else 0.0
+    return (3 * median * math.prod(voxel_size_um) / (4 * math.pi)) ** (1 / 3)
 
 
 def estimate_cell_radius(

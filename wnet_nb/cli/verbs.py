@@ -51,7 +51,7 @@ def check(options: Namespace) -> Outcome:
         stack.findings += (check_cell_size(stack.cell_size, settings),)
     show_stacks(stacks)
     if not stacks.stacks + stacks.skipped:
-        remark(f"'{options.path}' holds no TIFF; give a TIFF file or a folder of TIFFs")
+        remark(stacks.without_tiff)
     say(f"{len(stacks)} usable, {len(stacks.skipped)} left aside")
     usable = [
         describe_stack(stack) | {"findings": [vars(finding) for finding in stack.findings]}

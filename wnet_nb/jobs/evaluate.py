@@ -1,14 +1,11 @@
 """Score results on disk against truth: one result, two files, or two folders matched by name."""
 
-import math
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from wnet_nb.cells.scores import (
     DetectionScores,
@@ -17,6 +14,7 @@ from wnet_nb.cells.scores import (
     match_instances,
     match_points,
 )
+from wnet_nb.cells.size import median_radius_um
 from wnet_nb.errors import UserError
 from wnet_nb.figures import curves
 from wnet_nb.files.result import BASELINE_LABELS, LABELS, Result
@@ -114,7 +112,7 @@ def _score_pair(
     labels = read_labels(prediction, voxel_size_um)
     if is_points(truth):
         size, overlap = labels.voxel_size_um, None
-        radius = radius_um or _median_radius_um(labels.array, size)
+        radius = radius_um or median_radius_um(labels.array, size)
         if radius <= 0:
             raise UserError(f"'{prediction}' holds no cells to take a radius from; give the radius")
         points = read_points(truth)
@@ -131,10 +129,3 @@ def _score_pair(
     if prediction.name == LABELS and beside.exists():
         baseline = match(read_labels(beside).array)
     return Evaluation(name, prediction, truth, overlap, match(labels.array), baseline)
-
-
-def _median_radius_um(labels: np.ndarray, voxel_size_um: Sequence[float]) -> float:
-    """Return the radius in µm of the ball as large as the median cell; 0 without cells."""
-    _, sizes = np.unique(labels[labels > 0], return_counts=True)
-    median = float(np.median(sizes)) if sizes.size else 0.0
-    return (3 * median * math.prod(voxel_size_um) / (4 * math.pi)) ** (1 / 3)

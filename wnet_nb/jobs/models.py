@@ -13,7 +13,7 @@ from skimage.filters import threshold_otsu
 
 from wnet_nb import checkpoint
 from wnet_nb.cells.outlines import Instances, segment_instances
-from wnet_nb.cells.size import CellSize
+from wnet_nb.cells.size import CellSize, median_radius_um
 from wnet_nb.checkpoint import STARTER, STARTER_FILE, Checkpoint
 from wnet_nb.config import Settings, preset
 from wnet_nb.data import Prepared, voxels_averaged
@@ -127,18 +127,17 @@ def size_to_look_again(
     """
     if model.model is None or settings.core_class is None or settings.cell_radius_um:
         return None
-    volumes = np.bincount(cells.labels.ravel())[1:]
-    if len(volumes) < LEAST_CELLS:
+    if cells.count < LEAST_CELLS:
         return None
     voxel_um = np.array(stack.voxel_size_um)
-    radius = float((np.median(volumes) * voxel_um.prod() * 3 / 4 / np.pi) ** (1 / 3))
+    radius = median_radius_um(cells.labels, stack.voxel_size_um)
     before, after = (
         voxels_averaged(settings, r / voxel_um) for r in (cells.cell_size.radius_um, radius)
     )
     if before == after and cells.cell_size.radius_um < FUSED * radius:
         return None
-    reason = f"of the {len(volumes)} cells that the network found at first"
-    return CellSize(radius, tuple((radius / voxel_um).tolist()), len(volumes), 0.0, reason)
+    reason = f"of the {cells.count} cells that the network found at first"
+    return CellSize(radius, tuple((radius / voxel_um).tolist()), cells.count, 0.0, reason)
 
 
 def find_cells(

@@ -181,7 +181,12 @@ class Stacks:
         for file, why in self.skipped:
             if file == self.path or file.suffix.lower() in (".tif", ".tiff"):
                 raise UserError(f"'{self.path}' holds no usable volume: {why}")
-        raise UserError(f"'{self.path}' holds no TIFF; give a TIFF file or a folder of TIFFs")
+        raise UserError(self.without_tiff)
+
+    @property
+    def without_tiff(self) -> str:
+        """What to say where neither a usable volume nor a file with a fault is there."""
+        return f"'{self.path}' holds no TIFF; give a TIFF file or a folder of TIFFs"
 
 
 def read_stacks(
